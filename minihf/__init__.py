@@ -1,0 +1,69 @@
+"""minihf: the Hugging Face course's whole stack, written from scratch in plain PyTorch.
+
+The public names are loaded on first use, so that importing minihf costs nothing.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# module -> the public names in it
+_HOMES = {
+    "minihf.models.auto": [
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForCausalLM",
+        "AutoModelForMaskedLM",
+        "AutoModelForMultipleChoice",
+        "AutoModelForNextSentencePrediction",
+        "AutoModelForPreTraining",
+        "AutoModelForQuestionAnswering",
+        "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+    ],
+    "minihf.models.bert": [
+        "BertConfig",
+        "BertForMaskedLM",
+        "BertForMultipleChoice",
+        "BertForNextSentencePrediction",
+        "BertForPreTraining",
+        "BertForQuestionAnswering",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertLMHeadModel",
+        "BertModel",
+    ],
+    "minihf.models.gpt2": [
+        "GPT2Config",
+        "GPT2DoubleHeadsModel",
+        "GPT2ForQuestionAnswering",
+        "GPT2ForSequenceClassification",
+        "GPT2ForTokenClassification",
+        "GPT2LMHeadModel",
+        "GPT2Model",
+    ],
+    "minihf.generation.config": ["GenerationConfig"],
+    "minihf.checkpoints": ["CheckpointError"],
+    "minihf.nn.cache": ["Cache"],
+    "minihf.tokenization": [
+        "AutoTokenizer",
+        "BatchEncoding",
+        "BertTokenizer",
+        "BertTokenizerFast",
+        "GPT2Tokenizer",
+        "GPT2TokenizerFast",
+        "PreTrainedTokenizerFast",
+    ],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = [*_HOME_OF]
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"minihf has no {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,209 @@
+"""What every model is: a config, parameters under the checkpoint's own names, and the ways in and out of files."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from minihf.checkpoints.files import save_weights
+from minihf.generation.config import GenerationConfig
+from minihf.generation.generate import generate
+from minihf.models.config import Config
+from minihf.models.loading import load_pretrained
+from minihf.models.outputs import Output
+from minihf.models.recording import recording
+from minihf.nn.conv1d import Conv1D
+
+
+class Model(nn.Module):
+    """A config and the parameters that it describes.
+
+    An architecture says of itself, in class attributes:
+        config_class: its config.
+        base_model_prefix: the name that the base model has inside a model with a head, "bert".
+        heads: the first names of all its heads' parameters: what may be absent from a file.
+        tied: parameter -> the parameter that it is the same as, where `config.tie_word_embeddings`.
+        recorded: where hidden states and attention weights are heard (see `recording`).
+        input_embeddings: the path of the token embeddings, inside the base model.
+        output_embeddings: the path of the layer that gives logits over the vocabulary, if any.
+        can_generate: it is a causal language model.
+    """
+
+    config_class: ClassVar[type[Config]]
+    base_model_prefix: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]] = ()
+    tied: ClassVar[dict[str, str]] = {}
+    recorded: ClassVar[dict[str, str]] = {}
+    input_embeddings: ClassVar[str]
+    output_embeddings: ClassVar[str | None] = None
+    can_generate: ClassVar[bool] = False
+    main_input_name: ClassVar[str] = "input_ids"
+
+    def __init__(self, config: Config):
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise TypeError(f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}")
+        self.config = config
+        self.generation_config: GenerationConfig | None = None  # where a checkpoint brought one
+        self.untied: set[str] = set()  # of `tied`, those that a checkpoint holds with values of their own
+
+    def post_init(self) -> None:
+        """The last line of each constructor: first values, and ties. A model inside this one has had its own."""
+        for module in own_modules(self):
+            self.init_weights(module)
+        self.tie_weights()
+
+    def init_weights(self, module: nn.Module) -> None:
+        """First values of one module's own parameters, as BERT's and GPT-2's papers have them."""
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Embedding, Conv1D)):
+            nn.init.normal_(module.weight, std=std)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+            if getattr(module, "padding_idx", None) is not None:
+                with torch.no_grad():
+                    module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def tie_weights(self) -> None:
+        """Make each tied parameter the same object as its source."""
+        if self.config.tie_word_embeddings:
+            for target, source in self.tied.items():
+                if target not in self.untied:
+                    path, name = target.rsplit(".", 1)
+                    setattr(self.get_submodule(path), name, self.get_parameter(source))
+
+    # Calling
+
+    def __call__(
+        self,
+        *args: Any,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Output | tuple:
+        """Run `forward`, and record what is asked for besides.
+
+        Args:
+            args, kwargs: `forward`'s.
+            output_hidden_states, output_attentions: fill `hidden_states`, `attentions` (and `cross_attentions`) of the
+                output. None: as the config says.
+            return_dict: False gives a plain tuple of the fields that are there.
+        """
+        kinds = ["hidden_states"] if choose(output_hidden_states, self.config.output_hidden_states) else []
+        kinds += ["attentions", "cross_attentions"] if choose(output_attentions, self.config.output_attentions) else []
+        try:
+            if kinds:
+                with recording(self.base_model, kinds) as recorded:
+                    output = super().__call__(*args, **kwargs)
+                for kind, tensors in recorded.items():
+                    setattr(output, kind, tensors)
+            else:
+                output = super().__call__(*args, **kwargs)
+        except IndexError as error:
+            raise self.explain(error) from error
+        return output if choose(return_dict, self.config.return_dict) else output.to_tuple()
+
+    def explain(self, error: IndexError) -> IndexError:
+        """An embedding's own message does not say which table was too small."""
+        if "out of range" not in str(error):
+            return error
+        tables = ", ".join(
+            f"{name} has {module.num_embeddings} rows" for name, module in self.named_modules() if isinstance(module, nn.Embedding)
+        )
+        return IndexError(
+            f"an id is outside its table ({tables}). Does the tokenizer belong to this model? After adding tokens, the "
+            "embeddings must grow with the tokenizer."
+        )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Continue a text, token by token: `minihf.generation.generate`, with its arguments."""
+        if not self.can_generate:
+            raise TypeError(f"{type(self).__name__} has no language model head to generate with; load it with AutoModelForCausalLM")
+        return generate(self, *args, **kwargs)
+
+    # Parts and properties
+
+    @property
+    def base_model(self) -> "Model":
+        """The model without its head: itself, if it has none."""
+        return getattr(self, self.base_model_prefix, self)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.base_model.get_submodule(self.input_embeddings)
+
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        self.base_model.set_submodule(self.input_embeddings, embeddings)
+        self.tie_weights()
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        return self.get_submodule(self.output_embeddings) if self.output_embeddings else None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many numbers there are to learn; tied parameters count once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def set_attn_implementation(self, impl: str) -> None:
+        """"eager", the readable oracle that forms the attention weights, or "sdpa", the fused kernels."""
+        self.config.attn_implementation = impl
+
+    # Files
+
+    @classmethod
+    def from_config(cls, config: Config, *, dtype: torch.dtype | None = None) -> "Model":
+        """A model with first values, to train from scratch."""
+        model = cls(config)
+        return model if dtype is None else model.to(dtype)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "Model":
+        """Load a checkpoint from a folder or a hub name: `minihf.models.loading.load_pretrained`, with its options."""
+        return load_pretrained(cls, name_or_path, **options)
+
+    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "50GB", safe_serialization: bool = True) -> None:
+        """Write `config.json` and `model.safetensors`, which minihf and transformers both load.
+
+        Args:
+            folder: made where there is none. Weights of an earlier save are replaced, and are whole until then.
+            max_shard_size: of one file, in bytes or as "500MB"; larger models are written in several files and an index.
+            safe_serialization: there is no other way; False is an error.
+        """
+        if not safe_serialization:
+            raise ValueError("minihf writes safetensors only: a pickle can run code when it is loaded. Leave safe_serialization out.")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
+        self.config.save_pretrained(folder)
+
+    def tensors_to_save(self) -> dict[str, Tensor]:
+        """The state dict, in which a tied parameter stands once, under its source's name."""
+        state = self.state_dict()
+        for target, source in self.tied.items():
+            if state[target].data_ptr() == state[source].data_ptr():
+                del state[target]
+        return state
+
+
+def own_modules(model: nn.Module) -> list[nn.Module]:
+    """All modules of a model, save those of models inside it; parts before the whole."""
+    children = [own_modules(child) for child in model.children() if not isinstance(child, Model)]
+    return [*chain.from_iterable(children), model]
+
+
+def choose(asked: bool | None, otherwise: bool) -> bool:
+    return otherwise if asked is None else asked

@@ -1,0 +1,174 @@
+"""From a checkpoint to a model.
+
+The model is made on the meta device, where tensors have shapes and no memory. The ledger finds a place for each tensor of
+the file; only when everything fits are the tensors put there, mapped from the file: nothing is copied that need not be, and
+there is never a half-loaded model.
+"""
+
+import difflib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from minihf.checkpoints.files import CheckpointError, Weights, read_json
+from minihf.checkpoints.hub import Source
+from minihf.checkpoints.ledger import Ledger, match
+from minihf.generation.config import GenerationConfig
+from minihf.models.config import FILE_NAME, Config
+
+if TYPE_CHECKING:
+    from minihf.models.base import Model
+
+logger = logging.getLogger(__name__)
+
+
+def load_pretrained(
+    cls: type["Model"],
+    name_or_path: str | Path,
+    *,
+    config: Config | None = None,
+    dtype: torch.dtype | str | None = "auto",
+    attn_implementation: str | None = None,
+    device_map: str | torch.device | None = None,
+    strict: bool = True,
+    ignore_mismatched_sizes: bool = False,
+    output_loading_info: bool = False,
+    trust_remote_code: bool = False,
+    use_safetensors: bool | None = True,
+    torch_dtype: torch.dtype | str | None = None,
+    **options: Any,
+) -> "Model | tuple[Model, dict]":
+    """Load a model of class `cls` from a folder or a hub name, in eval mode.
+
+    Args:
+        name_or_path: a folder with `config.json` and safetensors files, or a name such as "bert-base-uncased".
+        config: use this config rather than the checkpoint's.
+        dtype: of the parameters: a dtype, its name, or "auto": the config's, else that of the file's first tensor. None is
+            float32.
+        attn_implementation: "sdpa" (the default) or "eager".
+        device_map: the device to load to: "cuda", "cuda:1", "cpu"; "auto" is the GPU where there is one.
+        strict: False loads what fits, and initialises what is missing.
+        ignore_mismatched_sizes: initialise parameters that have another shape in the file afresh.
+        output_loading_info: return (model, ledger as a dict) instead of the model.
+        trust_remote_code, use_safetensors: only False, and only True: minihf never runs what a file says.
+        torch_dtype: the former name of `dtype`.
+        options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`), and
+            any field of the config, changed while loading (`num_labels=3`).
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        CheckpointError: a file is broken, or does not fit the model; it lists everything that is wrong.
+    """
+    if trust_remote_code:
+        raise ValueError("minihf runs no code that a checkpoint brings: leave trust_remote_code out")
+    if use_safetensors is False:
+        raise ValueError("minihf loads safetensors only: leave use_safetensors out")
+    source, changes = Source.split(name_or_path, options)
+    config_path = source.get(FILE_NAME) if config is None else None
+    if config is None:
+        config = cls.config_class.from_file(config_path, **changes)
+        check_known(changes, cls, config_path)
+    elif changes:
+        raise TypeError(f"config= is given, so {', '.join(changes)} cannot change the checkpoint's: change the config instead")
+    if attn_implementation is not None:
+        config.attn_implementation = attn_implementation
+    device = pick_device(device_map)
+
+    with Weights.open(source) as weights:
+        try:
+            with torch.device("meta"):
+                model = cls(config)
+        except (RuntimeError, MemoryError, OverflowError) as error:
+            raise CheckpointError(f"{config_path or 'config'}: its numbers make no model: {error}") from error
+        ledger = match(
+            weights.tensors,
+            {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)},
+            prefix=cls.base_model_prefix,
+            is_base=model.base_model is model,
+            heads=cls.heads,
+            tied=cls.tied if config.tie_word_embeddings else {},
+        )
+        ledger.check(source.name, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        dtype = pick_dtype(dtype if torch_dtype is None else torch_dtype, config, weights)
+        fresh = [*ledger.new, *ledger.missing, *(key for key, _, _ in ledger.mismatched)]
+        initialise(model, fresh, dtype, device)
+        for name, key in ledger.loaded.items():
+            place(model, name, weights.read(key).to(device=device, dtype=dtype))
+
+    reconcile_ties(model, ledger)
+    config.dtype = str(dtype).removeprefix("torch.")
+    model.generation_config = read_generation_config(source)
+    if fresh:
+        logger.warning(
+            "%s: not in the checkpoint %s, and newly initialised: %s. Train the model before you use it.",
+            cls.__name__, source.name, ", ".join(fresh),
+        )
+    model.eval()
+    return (model, ledger.as_dict()) if output_loading_info else model
+
+
+def check_known(changes: dict[str, Any], cls: type["Model"], path: Path) -> None:
+    """A keyword that neither minihf nor the config has ever heard of is a slip of the pen."""
+    known = {*vars(cls.config_class()), *cls.config_class.attribute_map, "num_labels", *read_json(path)}
+    options = {"dtype", "attn_implementation", "device_map", "strict", "ignore_mismatched_sizes", "output_loading_info", "revision"}
+    for name in changes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known | options, n=1)
+            raise TypeError(
+                f"{cls.__name__}.from_pretrained has no option {name!r}, nor has {cls.config_class.__name__} such a field"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
+def pick_dtype(dtype: torch.dtype | str | None, config: Config, weights: Weights) -> torch.dtype:
+    if dtype == "auto":
+        first = next((info.dtype for info in weights.tensors.values() if info.dtype.is_floating_point), torch.float32)
+        dtype = config.dtype or first
+    if dtype is None:
+        return torch.float32
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={dtype!r} is no floating point dtype: expected torch.float32, 'bfloat16', 'auto', …")
+    return found
+
+
+def pick_device(device_map: str | torch.device | None) -> torch.device:
+    if device_map == "auto":
+        device_map = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device_map, dict):
+        raise ValueError("device_map names one device here: 'cuda', 'cpu' or 'auto'; minihf does not split a model over several")
+    return torch.device("cpu" if device_map is None else device_map)
+
+
+def place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter of that name."""
+    path, _, last = name.rpartition(".")
+    setattr(model.get_submodule(path), last, nn.Parameter(tensor))
+
+
+def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: torch.device) -> None:
+    """First values for parameters that no file holds. The others are still on the meta device, which no value reaches."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in names:
+        place(model, name, torch.empty(parameters[name].shape, dtype=dtype, device=device))
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        model.init_weights(model.get_submodule(path))
+
+
+def reconcile_ties(model: "Model", ledger: Ledger) -> None:
+    """Tie what the file held once. A file that holds both, with different numbers, means what it says: they stay two."""
+    for target, source in model.tied.items() if model.config.tie_word_embeddings else ():
+        if source in ledger.tied:  # the file has only the other name of it
+            place(model, source, model.get_parameter(target).data)
+        elif target in ledger.loaded and not torch.equal(model.get_parameter(target), model.get_parameter(source)):
+            model.untied.add(target)
+            logger.warning("%s and %s differ in the checkpoint, so they are not tied", target, source)
+    model.tie_weights()
+
+
+def read_generation_config(source: Source) -> GenerationConfig | None:
+    path = source.find("generation_config.json")
+    return None if path is None else GenerationConfig.from_file(path)

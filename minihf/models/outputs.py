@@ -1,0 +1,145 @@
+"""What models return: plain records with the reference's field names.
+
+A field is read by attribute, `out.logits`, by key, `out["logits"]`, or by its place among the fields that are there:
+with labels `out[0]` is the loss, without them the logits. A field that was not asked for is None, and skipped by index.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from minihf.nn.cache import Cache
+
+
+class Output:
+    """Reading by key and by index, for the records below. Iterating gives the names of the fields that are there."""
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key in self:
+            return getattr(self, key)
+        raise KeyError(f"{type(self).__name__} has no {key!r} here; it has {', '.join(self)}")
+
+    def keys(self) -> list[str]:
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+
+    def values(self) -> list[Any]:
+        return [getattr(self, name) for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.keys()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(self.values())
+
+
+# The last fields are recorded on request, in every output:
+#   hidden_states      the input of each layer, then the last (normed) output: a tuple of (B, T, C)
+#   attentions         the attention weights of each layer, each row summing to 1: a tuple of (B, H, Q, K)
+#   cross_attentions   likewise, of a decoder's layers to the encoder's output
+
+
+@dataclass
+class BaseModelOutput(Output):
+    last_hidden_state: Tensor | None = None  # (B, T, C)
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BaseModelOutputWithPooling(Output):
+    last_hidden_state: Tensor | None = None  # (B, T, C)
+    pooler_output: Tensor | None = None  # (B, C): one vector a text, made from its first token
+    hidden_states: tuple[Tensor, ...] | None = None
+    past_key_values: Cache | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, T, V): of the next token
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MaskedLMOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, T, V): of the token itself
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PreTrainingOutput(Output):
+    loss: Tensor | None = None  # the sum of both heads' losses
+    prediction_logits: Tensor | None = None  # (B, T, V)
+    seq_relationship_logits: Tensor | None = None  # (B, 2): the second text follows the first, or is a random one
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SequenceClassifierOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, N)
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TokenClassifierOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, T, N)
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MultipleChoiceOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, choices)
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class QuestionAnsweringOutput(Output):
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None  # (B, T): the answer begins here
+    end_logits: Tensor | None = None  # (B, T): the answer ends here
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class DoubleHeadsOutput(Output):
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, choices, T, V)
+    mc_logits: Tensor | None = None  # (B, choices)
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None

@@ -1,0 +1,69 @@
+"""Hidden states and attention weights, recorded on request by hooks on module paths.
+
+So the forward of a model is its mathematics and nothing else: no lists carried through layers, no flags. A model class
+says where to listen, in `recorded`: "hidden_states" names its layers, "attentions" and "cross_attentions" its attention
+modules, by paths in which `*` stands for a layer's number.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
+    """Run a forward inside, then read what each of `kinds` recorded.
+
+    hidden_states: the input of each layer, then `last_hidden_state` of the base model, which a final norm has gone over.
+    attentions, cross_attentions: the weights of each layer. Only eager attention forms them, so for this one call the
+    modules that are listened to run eagerly, whatever the config says.
+    """
+    caller = threading.get_ident()  # another thread's calls of the same model are not ours to record
+    heard: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    result: dict[str, tuple[Tensor, ...]] = {}
+
+    def hear_input(module, args, kwargs):
+        if threading.get_ident() == caller:
+            heard["hidden_states"].append(args[0])
+
+    def hear_last(module, args, output):
+        if threading.get_ident() == caller:
+            heard["hidden_states"].append(output.last_hidden_state)
+
+    def run_eagerly(module, args, kwargs):
+        return (args, {**kwargs, "impl": "eager"}) if threading.get_ident() == caller else None
+
+    def hear_weights(kind):
+        def hook(module, args, output):
+            if threading.get_ident() == caller:
+                heard[kind].append(output[1])
+
+        return hook
+
+    handles = []
+    try:
+        for kind in kinds:
+            for module in modules_at(base, base.recorded.get(kind)):
+                if kind == "hidden_states":
+                    handles.append(module.register_forward_pre_hook(hear_input, with_kwargs=True))
+                else:
+                    handles.append(module.register_forward_pre_hook(run_eagerly, with_kwargs=True))
+                    handles.append(module.register_forward_hook(hear_weights(kind)))
+        if "hidden_states" in kinds:
+            handles.append(base.register_forward_hook(hear_last))
+        yield result
+        result.update({kind: tuple(values) for kind, values in heard.items() if values})
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def modules_at(base: nn.Module, path: str | None) -> list[nn.Module]:
+    """The modules whose path matches, in order; `*` stands for one name."""
+    if path is None:
+        return []
+    pattern = re.compile(re.escape(path).replace(r"\*", r"[^.]+"))
+    return [module for name, module in base.named_modules() if pattern.fullmatch(name)]

@@ -1,0 +1,46 @@
+"""The non-linearities by the names that configs use.
+
+Four of these are the same idea: GELU is x times the probability that a standard normal variable is below x. "gelu" is
+exact; "gelu_new", "gelu_fast" and "gelu_pytorch_tanh" are one tanh approximation, from GPT-2; "quick_gelu" is a sigmoid.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gelu_tanh_by_hand(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU as its paper writes it (arXiv 1606.08415): the oracle of the fused `gelu_tanh`."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """`gelu_tanh_by_hand` in one kernel instead of eight."""
+    return F.gelu(x, approximate="tanh")
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_python": F.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}

@@ -1,0 +1,98 @@
+"""Scaled dot-product attention ("Attention Is All You Need", 2017, equation 1), written twice.
+
+`eager_attention` is the equation, five lines that a student can follow with a pencil: the oracle. `sdpa_attention` hands
+the same work to PyTorch's fused kernels (flash and memory-efficient on CUDA): the default. `attend` picks one of them.
+
+Notation, here and in every architecture:
+
+    B batch    T tokens    Q, K tokens of the queries and of the keys    C channels (the hidden size)
+    H heads    D channels of one head (C = H * D)                        V vocabulary
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minihf.nn.masks import lower_triangle
+
+IMPLEMENTATIONS = ("sdpa", "eager")
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, C) -> (B, H, T, D)"""
+    return x.view(*x.shape[:-1], heads, -1).transpose(-3, -2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, T, D) -> (B, T, C)"""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    impl: str = "sdpa",
+) -> tuple[Tensor, Tensor | None]:
+    """Let each query look at the keys that it may see, and return the mixture of their values.
+
+    Args:
+        q: queries (B, H, Q, D).
+        k, v: keys and values (B, H, K, D).
+        mask: bool, True = may attend, broadcastable to (B, H, Q, K); or a float mask to add to the scores. None: no
+            restriction beyond `causal`.
+        causal: without a mask, the i-th last query sees all but the last i keys. With a mask, the mask alone decides.
+        dropout: the probability with which a weight is dropped (0 outside training).
+        bias: float, broadcastable to (B, H, Q, K), added to the scores: T5's relative positions.
+        scale: what the products are multiplied with; None is 1 / sqrt(D).
+        impl: "eager" or "sdpa".
+
+    Returns:
+        The context (B, H, Q, D), and the weights (B, H, Q, K) where `impl` forms them ("eager"), else None.
+    """
+    queries, keys = q.shape[-2], k.shape[-2]
+    # SDPA's own causal flag aligns the triangle at the top left: right only for as many queries as keys.
+    if causal and mask is None and queries > 1 and (queries != keys or impl == "eager"):
+        mask = lower_triangle(queries, keys, device=q.device)
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    if impl == "eager":
+        return eager_attention(q, k, v, mask, dropout=dropout, bias=bias, scale=scale)
+    if impl == "sdpa":
+        causal = causal and mask is None and queries > 1
+        return sdpa_attention(q, k, v, mask, causal=causal, dropout=dropout, bias=bias, scale=scale), None
+    raise ValueError(f"attention implementation {impl!r} is not known: choose one of {', '.join(IMPLEMENTATIONS)}")
+
+
+def eager_attention(q, k, v, mask, *, dropout, bias, scale) -> tuple[Tensor, Tensor]:
+    """softmax(scale * q k^T + bias) v, one operation a line."""
+    scores = (q @ k.transpose(-2, -1)) * scale  # (B, H, Q, D) @ (B, H, D, K) -> (B, H, Q, K)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        # The lowest number, not -inf: a row that may attend to nothing becomes an average of all, not NaN.
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(dim=-1).to(v.dtype)
+    weights = F.dropout(weights, dropout)
+    return weights @ v, weights  # (B, H, Q, K) @ (B, H, K, D) -> (B, H, Q, D)
+
+
+def sdpa_attention(q, k, v, mask, *, causal, dropout, bias, scale) -> Tensor:
+    """The same in one fused kernel, which never writes the (Q, K) weights to memory."""
+    if bias is not None:
+        if causal:
+            mask, causal = lower_triangle(q.shape[-2], k.shape[-2], device=q.device), False
+        if mask is None:
+            mask = bias
+        elif mask.dtype == torch.bool:
+            mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
+        else:
+            mask = bias + mask
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale)

@@ -1,0 +1,90 @@
+"""The losses of the heads: pure functions of logits and labels.
+
+Each returns None where labels are None, so that a head's forward is one line with or without them. A label of -100 is
+left out. Half-precision logits are taken up to float32 first: a sum over a vocabulary needs the digits.
+
+The language-model losses divide by `num_items_in_batch` where it is given: the number of labels in *all* micro-batches
+of one optimizer step. A mean over each micro-batch would weigh a label in a short one more than a label in a long one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None
+) -> Tensor | None:
+    """-log p(label), averaged over the labels that count.
+
+    Args:
+        logits: (..., V).
+        labels: class indices (...), or None.
+        num_items_in_batch: divide the sum by this instead of by the number of labels.
+    """
+    if labels is None:
+        return None
+    logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device)
+    if num_items_in_batch is None:
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / num_items_in_batch
+
+
+def causal_lm_loss(
+    logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None
+) -> Tensor | None:
+    """The logits of a token predict the next one: logits (B, T, V), labels (B, T) not shifted by the caller."""
+    if labels is None:
+        return None
+    # The labels move, not the logits: a slice of the logits would copy B * T * V numbers.
+    return cross_entropy(logits, F.pad(labels, (0, 1), value=IGNORED)[..., 1:], num_items_in_batch)
+
+
+def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str | None = None) -> Tensor | None:
+    """The loss of a sequence classification head.
+
+    Args:
+        logits: (B, N).
+        labels: (B,) class indices, (B, N) or (B,) floats for a regression, (B, N) floats 0..1 for several labels a text.
+        problem_type: "regression" (mean squared error), "single_label_classification" (cross-entropy) or
+            "multi_label_classification" (a binary cross-entropy a label). None: a regression where N is 1, else one label
+            where labels are integers, else several.
+    """
+    if labels is None:
+        return None
+    labels = labels.to(logits.device)
+    if problem_type is None:
+        single = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem_type = "regression" if logits.shape[-1] == 1 else single
+    if problem_type == "single_label_classification":
+        return cross_entropy(logits, labels)
+    if problem_type in ("regression", "multi_label_classification") and labels.numel() != logits.numel():
+        raise ValueError(f"{problem_type} needs a label for each logit: logits {tuple(logits.shape)}, labels {tuple(labels.shape)}")
+    if problem_type == "regression":
+        return F.mse_loss(logits.view(labels.shape), labels.to(logits.dtype))
+    if problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    raise ValueError(
+        f"problem_type {problem_type!r} is not known: choose 'regression', 'single_label_classification' or "
+        "'multi_label_classification', or leave it out"
+    )
+
+
+def span_loss(start: Tensor, end: Tensor, start_positions: Tensor | None, end_positions: Tensor | None):
+    """The loss of a question answering head: logits (B, T) and positions (B,) of the first and the last token.
+
+    A position outside the text, an answer that truncation cut off, counts for nothing.
+    """
+    if start_positions is None or end_positions is None:
+        return None
+    tokens = start.shape[-1]
+    firsts, lasts = (p.view(-1).to(start.device).clamp(0, tokens) for p in (start_positions, end_positions))
+    losses = [F.cross_entropy(upcast(x), p, ignore_index=tokens) for x, p in ((start, firsts), (end, lasts))]
+    return (losses[0] + losses[1]) / 2
+
+
+def upcast(x: Tensor) -> Tensor:
+    """To float32 from less; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,63 @@
+"""The only place where a mask is made.
+
+A mask is bool, True = may attend, of shape (B or 1, 1, Q, K), or None when nothing is hidden beyond the causal rule. It
+is made once, where a model is entered, from the 0/1 `attention_mask` (B, K) that tokenizers give. None is worth its own
+case: the fused kernels are at their fastest without a mask.
+"""
+
+import torch
+from torch import Tensor
+
+
+def lower_triangle(queries: int, keys: int, *, device: torch.device | None = None) -> Tensor:
+    """(1, 1, Q, K): no token sees a later one. The last query stands at the last key (past keys come first)."""
+    triangle = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return triangle[None, None]
+
+
+def encoder_mask(attention_mask: Tensor | None, batch: int, keys: int, *, dtype: torch.dtype) -> Tensor | None:
+    """Every token sees every real token: (B, 1, 1, K), or None where nothing is padded.
+
+    Args:
+        attention_mask: 1 = real, 0 = padding, (B, K); or a ready 4-D mask (see `ready_mask`); or None.
+        batch, keys: B and K, which the mask must have.
+        dtype: of the activations; a ready float mask is brought to it.
+
+    Raises:
+        ValueError: the mask has another shape.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() == 4:
+        return ready_mask(attention_mask, dtype)
+    if tuple(attention_mask.shape) != (batch, keys):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(batch, keys)}: one row for each of the "
+            f"{batch} texts, one entry for each of the {keys} tokens, those in the cache included"
+        )
+    if not torch.compiler.is_compiling() and attention_mask.all():  # compiled code cannot branch on values
+        return None
+    return attention_mask.bool()[:, None, None, :]
+
+
+def decoder_mask(
+    attention_mask: Tensor | None, batch: int, queries: int, keys: int, *, dtype: torch.dtype
+) -> Tensor | None:
+    """Every token sees the real tokens up to itself: (B, 1, Q, K), or None where the causal rule says it all.
+
+    The arguments are `encoder_mask`'s; the queries are the last Q of the K tokens.
+    """
+    mask = encoder_mask(attention_mask, batch, keys, dtype=dtype)
+    if mask is None or queries == 1 or attention_mask.dim() == 4:
+        return mask
+    return mask & lower_triangle(queries, keys, device=mask.device)
+
+
+def ready_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A 4-D mask made by the caller, taken as it is: bool or 0/1 (True = may attend), or float to add to the scores.
+
+    -inf becomes the lowest number of `dtype`, so that a row that may attend to nothing stays finite.
+    """
+    if not mask.is_floating_point():
+        return mask.bool()
+    return mask.clamp(min=torch.finfo(dtype).min).to(dtype)
