@@ -1,0 +1,1 @@
+"""A name becomes tensors, and back: `hub` finds the files, `files` opens them, `ledger` tells what went where."""

@@ -1,0 +1,62 @@
+"""The command line: `minihf parity` for readers and for CI.
+
+Nothing heavy is imported before a command asks for it, so that `minihf --help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from minihf import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 a comparison failed, 2 wrong use.
+
+    `argv` holds the arguments after the command's name; None takes them from `sys.argv`.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.error("no command was given; there is one: minihf parity")
+    if args.target is not None and args.architecture is not None:
+        parser.error("--architecture chooses among freshly made checkpoints; leave it out beside a folder or name")
+    return _parity(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="minihf", description="The Hugging Face course's stack in plain PyTorch.")
+    parser.add_argument("--version", action="version", version=f"minihf {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    parity = commands.add_parser(
+        "parity",
+        help="compare with the reference library, tensor for tensor",
+        description="Compare minihf with transformers: every architecture and head over freshly made checkpoints, "
+        "or one checkpoint of your own. The exit status is 1 when a row is over tolerance.",
+    )
+    parity.add_argument(
+        "target", nargs="?", metavar="FOLDER_OR_NAME", help="a checkpoint's folder, or its name on the hub"
+    )
+    parity.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parity.add_argument(
+        "--architecture", nargs="+", action="extend", metavar="NAME", help="only these, such as: bert gpt2"
+    )
+    return parser
+
+
+def _parity(args: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("transformers", "rich")):
+        return _refuse('parity compares with the reference library; install it with: pip install "minihf[parity]"')
+    from minihf.inspection.parity import run_command
+
+    try:
+        return run_command(args.target, json_output=args.json, architectures=args.architecture)
+    except (OSError, ValueError) as error:  # what people give: a folder that is not there, a config that makes no model
+        return _refuse(f"parity: {error}")
+
+
+def _refuse(reason: str) -> int:
+    print("minihf", " ".join(reason.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,131 @@
+"""Models and batches that a wrong formula cannot please.
+
+A freshly initialised model is blind: its weights are tiny, its biases zero, its norms one, so that a swapped norm or a
+missing bias changes next to nothing. Here every parameter is random, of a size that keeps activations near 1.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minihf.models.base import Model
+from minihf.nn.positions import positions_from_mask
+
+MASKS = ("full", "right", "left", "holes")
+# Of a batch: texts, tokens, tokens of an encoder's output, choices.
+B, T, S, CHOICES = 3, 11, 7, 2
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Give every parameter values of its own: norms around 1, biases around 0, matrices that keep a vector's length."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        module = model.get_submodule(name.rpartition(".")[0])
+        if parameter.dim() == 1:
+            is_norm_weight = name.endswith("weight") and not isinstance(module, nn.Linear)
+            values = (1 if is_norm_weight else 0) + 0.3 * noise
+        elif isinstance(module, nn.Embedding):
+            values = 0.7 * noise
+        else:
+            values = noise * (parameter.numel() / parameter.shape[-1]) ** -0.5
+        parameter.copy_(values)
+
+
+def attention_mask(kind: str, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor | None:
+    """1 = real, 0 = padding. "full": None; "right", "left": rows of different lengths; "holes": anywhere but the ends."""
+    if kind == "full":
+        return None
+    mask = torch.ones(shape, dtype=torch.long)
+    rows = mask.view(-1, shape[-1])
+    for i, row in enumerate(rows):
+        padding = (3 * i + 2) % (shape[-1] - 4)
+        if kind == "right":
+            row[len(row) - padding :] = 0
+        elif kind == "left":
+            row[:padding] = 0
+        elif kind == "holes":
+            row[1:-1] = torch.randint(0, 2, (len(row) - 2,), generator=generator)
+    return mask
+
+
+def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, Tensor]:
+    """The arguments of a forward: ids, types, mask, and labels of the task.
+
+    Padded places bear the pad token, where there is one; labels there, and where a padded token would have to predict,
+    count for nothing.
+    """
+    config, generator = model.config, torch.Generator().manual_seed(seed)
+
+    def random(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, shape, generator=generator)
+
+    shape = (B, CHOICES, T) if task in ("ForMultipleChoice", "ForDoubleHeads") else (B, T)
+    pad = config.pad_token_id
+    ids = random(config.vocab_size - 3, *shape) + 3  # the first three are special tokens
+    mask = attention_mask(kind, generator, shape)
+    batch = {"input_ids": ids}
+    if mask is not None:
+        batch["attention_mask"] = mask
+    if pad is not None and kind in ("right", "left"):
+        batch["input_ids"] = ids.masked_fill(mask == 0, pad)
+    elif pad is not None:
+        ids[..., 4] = pad  # a text may hold the pad token, too
+    types = getattr(config, "type_vocab_size", config.vocab_size)
+    batch["token_type_ids"] = random(types, *shape)
+    if getattr(config, "add_cross_attention", False):
+        batch["encoder_hidden_states"] = torch.randn(B, S, config.hidden_size, generator=generator, dtype=torch.float64)
+        batch["encoder_attention_mask"] = attention_mask("right", generator, (B, S))
+
+    real = torch.ones(shape, dtype=torch.bool) if mask is None else mask.bool()
+    scored = real & real.roll(1, dims=-1) & (random(4, *shape) > 0)
+    N = config.num_labels
+    if task in ("ForMaskedLM", "ForCausalLM", "ForPreTraining", "ForDoubleHeads"):
+        batch["labels"] = random(config.vocab_size, *shape).masked_fill(~scored, -100)
+    if task == "ForPreTraining" and hasattr(model, "cls"):
+        batch["next_sentence_label"] = random(2, B)
+    if task == "ForDoubleHeads":
+        batch["mc_labels"] = random(CHOICES, B)
+        batch["mc_token_ids"] = real.long().mul(torch.arange(T)).argmax(-1)
+    if task == "ForNextSentencePrediction":
+        batch["labels"] = random(2, B)
+    if task == "ForMultipleChoice":
+        batch["labels"] = random(CHOICES, B)
+    if task == "ForTokenClassification":
+        batch["labels"] = random(N, *shape).masked_fill(~scored, -100)
+    if task == "ForQuestionAnswering" and kind != "left":  # its loss compares all places, those that see nothing too
+        batch["start_positions"], batch["end_positions"] = random(T, B), random(T + 5, B)
+    if task == "ForSequenceClassification":
+        floats = torch.rand(B, N, generator=generator, dtype=torch.float64)
+        several = config.problem_type == "multi_label_classification"
+        batch["labels"] = floats[:, 0] if N == 1 else floats.round() if several else random(N, B)
+    return batch
+
+
+def other_inputs(model: Model, task: str, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The same batch said in other ways: embeddings instead of ids, positions and types by hand or left out."""
+    ids = batch["input_ids"]
+    without_ids = {name: x for name, x in batch.items() if name != "input_ids"}
+    embeds = 0.7 * torch.randn(*ids.shape, model.config.hidden_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    backwards = torch.arange(ids.shape[-1]).flip(0).expand(ids.shape)
+    ways = {
+        "positions": {**batch, "position_ids": backwards},
+        "no types": {name: x for name, x in batch.items() if name != "token_type_ids"},
+    }
+    if task != "ForDoubleHeads":  # whose embeddings the reference takes for a flat batch
+        ways["embeddings"] = {**without_ids, "inputs_embeds": embeds}
+    return ways
+
+
+def reference_batch(batch: dict[str, Tensor], task: str, *, positions: bool) -> dict[str, Tensor]:
+    """The batch for the reference: where minihf counts positions over the mask, it must be told them."""
+    if positions and "position_ids" not in batch and "attention_mask" in batch:
+        batch = {**batch, "position_ids": positions_from_mask(batch["attention_mask"])}
+    if task == "ForDoubleHeads" and "position_ids" in batch:  # it flattens the choices of all else
+        batch = {**batch, "position_ids": batch["position_ids"].flatten(0, 1)}
+    return batch
+
+
+def cast(batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Floats to a dtype, everything to a device."""
+    return {name: x.to(device, dtype if x.is_floating_point() else None) for name, x in batch.items()}

@@ -1,0 +1,168 @@
+"""A folder's files made into a tokenizer, and back.
+
+`tokenizer.json` is taken as it stands, never rebuilt; only where there is none does a family build its engine from its
+vocabulary files. Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders saved by older releases
+tell part of that in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added tokens.
+"""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Engine
+
+from minihf.checkpoints.files import read_json, write_json
+from minihf.checkpoints.hub import CheckpointError, Source, shortened
+from minihf.tokenization.engines import ENDS, PARTS, adjust
+from minihf.tokenization.vocabulary import EXTRA, SPECIAL_TOKENS
+
+if TYPE_CHECKING:
+    from minihf.tokenization.tokenizer import Tokenizer
+
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+FACTS = (
+    "model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces",
+    "split_special_tokens",
+)  # fmt: skip
+OPTIONS = (*FACTS, *SPECIAL_TOKENS, *EXTRA, *PARTS, *ENDS)
+# Keys that name a class, code, or places on the machine that wrote the file.
+NOT_KEPT = (
+    "tokenizer_class", "auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file",
+    "backend", "files_loaded", "is_local", "local_files_only", "init_inputs",
+)  # fmt: skip
+
+
+def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "Tokenizer":
+    """The tokenizer of class `cls` that a source holds; options come before what its files say.
+
+    Raises:
+        TypeError: unknown options. FileNotFoundError: no tokenizer there. CheckpointError: files that are broken.
+    """
+    options = dict(options)
+    if options.pop("trust_remote_code", False):
+        raise ValueError("minihf never runs code that a checkpoint brings along; leave trust_remote_code out")
+    options.pop("use_fast", None)  # there is one kind
+    if unknown := options.keys() - set(OPTIONS):
+        raise TypeError(
+            f"unknown options: {', '.join(sorted(unknown))}. A tokenizer takes {', '.join(OPTIONS)}, and where to look: "
+            "revision, subfolder, token, cache_dir, local_files_only, force_download"
+        )
+    file = source.find(FILE)
+    source = source.pinned(file) if file else source
+    settings = read_settings(source, options)
+    engine = None if file else _built(cls, source, settings)
+    names = (*FACTS, *SPECIAL_TOKENS, EXTRA[0], "added_tokens_decoder")
+    known = {name: settings.pop(name) for name in names if name in settings}
+    try:
+        tokenizer = cls(engine, tokenizer_file=file, name_or_path=source.name, settings=settings, **known)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    if file:
+        adjust(tokenizer, options)
+        return tokenizer
+    ids = tokenizer.get_vocab()
+    misplaced = {str(token): index for index, token in known["added_tokens_decoder"].items() if ids[str(token)] != index}
+    if misplaced:
+        raise CheckpointError(f"{source}: the vocabulary has other tokens, or ends, before these that were added: {misplaced}")
+    tokenizer.backend_tokenizer.post_processor = cls.template(tokenizer)
+    return tokenizer
+
+
+def read_settings(source: Source, options: dict[str, Any]) -> dict[str, Any]:
+    """What the files beside the vocabulary say, with the options over it; tokens that have flags are AddedTokens."""
+    settings = _read(source, CONFIG)
+    former = "added_tokens_decoder" not in settings
+    if former:
+        settings |= _read(source, "special_tokens_map.json")
+    settings = {name: value for name, value in (settings | options).items() if name not in NOT_KEPT}
+    settings.setdefault("model_max_length", settings.pop("max_len", None))
+
+    extra = [settings.pop(name, None) or [] for name in EXTRA]
+    if not all(isinstance(tokens, list | tuple | dict) for tokens in extra):
+        raise CheckpointError(f"{source}: {' and '.join(EXTRA)} are {extra}; lists of tokens were expected")
+    listed = [token for tokens in extra for token in (tokens.values() if isinstance(tokens, dict) else tokens)]
+    settings[EXTRA[0]] = [_token(token, special=True) for token in listed]
+    special = {name: _token(settings[name], special=True) for name in SPECIAL_TOKENS if name in settings}
+    try:
+        added = {int(index): _token(token) for index, token in (settings.pop("added_tokens_decoder", None) or {}).items()}
+        if former:
+            roles = {str(token) for token in (*special.values(), *settings[EXTRA[0]])}
+            for content, index in _read(source, "added_tokens.json").items():
+                added[int(index)] = AddedToken(content, normalized=content not in roles, special=content in roles)
+        if not all(isinstance(token, AddedToken) for token in added.values()):
+            raise ValueError(f"{added} are not all tokens")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{source}: the added tokens are no mapping between ids and tokens: {error}") from error
+    flagged = {token.content: token for token in added.values()}
+    settings |= {name: flagged.get(token, token) if isinstance(token, str) else token for name, token in special.items()}
+    settings["added_tokens_decoder"] = added
+    return settings
+
+
+def facts(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """The arguments that make such a tokenizer over another engine."""
+    roles = tokenizer.family_tokens | tokenizer.special_tokens_map
+    return {name: getattr(tokenizer, name) for name in (*FACTS, *roles)}
+
+
+def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, str]:
+    """`Tokenizer.save_pretrained`, which documents it."""
+    engine = tokenizer.backend_tokenizer
+    config = tokenizer.settings | facts(tokenizer)
+    if tokenizer.extra_special_tokens:
+        config["additional_special_tokens"] = tokenizer.extra_special_tokens  # the name that every release reads
+    # With these in the config, nobody reads a special_tokens_map.json left over from an earlier save.
+    config["added_tokens_decoder"] = {index: token.__getstate__() for index, token in engine.get_added_tokens_decoder().items()}
+    config["tokenizer_class"] = type(tokenizer).__name__ if _is_usual(tokenizer) else "PreTrainedTokenizerFast"
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
+        engine.save(os.path.join(aside, FILE))
+        os.replace(os.path.join(aside, FILE), folder / FILE)
+    write_json(folder / CONFIG, config)
+    return str(folder / CONFIG), str(folder / FILE)
+
+
+def _is_usual(tokenizer: "Tokenizer") -> bool:
+    """Whether the family would build this very engine: where the config names a family, the reference builds it anew."""
+    if tokenizer.build is None:
+        return False
+    engine = tokenizer.build({}, [], tokenizer.settings | facts(tokenizer))
+    engine.post_processor = tokenizer.template(tokenizer)
+    return _parts(engine) == _parts(tokenizer.backend_tokenizer)
+
+
+def _parts(engine: Engine) -> dict[str, Any]:
+    parts = json.loads(engine.to_str())
+    model = {name: value or None for name, value in parts["model"].items() if name not in ("vocab", "merges")}
+    return {name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")} | {"model": model}
+
+
+def _built(cls: type["Tokenizer"], source: Source, settings: dict[str, Any]) -> Engine:
+    paths = [source.find(name) for name in cls.vocab_files]
+    if not paths or None in paths:
+        wanted = " and ".join(map(repr, cls.vocab_files))
+        files = f"neither {FILE!r} nor {wanted}" if wanted else f"no {FILE!r}"
+        raise FileNotFoundError(f"{source} has {files}; it holds {shortened(source.names())}")
+    try:
+        return cls.build(*cls.read(*map(str, paths)), settings)
+    except Exception as error:  # the engine raises nothing more precise
+        raise CheckpointError(f"{', '.join(map(str, paths))}: {error}") from error
+
+
+def _token(value: Any, special: bool = False) -> Any:
+    """A JSON object with flags -> AddedToken; what is none is left for the vocabulary to judge."""
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        return value
+    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    flags = {name: bool(value[name]) for name in names if value.get(name) is not None}
+    return AddedToken(value["content"], **flags | ({"special": True} if special else {}))
+
+
+def _read(source: Source, name: str) -> dict[str, Any]:
+    path = source.find(name)
+    return {} if path is None else read_json(path)

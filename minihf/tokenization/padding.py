@@ -1,0 +1,90 @@
+"""Padding of what was encoded before: the work of a data collator, where rows of many calls meet in one batch."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from minihf.tokenization.encoding import BatchEncoding, to_lists
+from minihf.tokenization.options import padding_settings
+
+if TYPE_CHECKING:
+    from minihf.tokenization.tokenizer import Tokenizer
+
+
+def pad(
+    tokenizer: "Tokenizer",
+    encoded: Any,
+    padding: bool | str,
+    max_length: int | None,
+    pad_to_multiple_of: int | None,
+    padding_side: str | None,
+    return_attention_mask: bool | None,
+    return_tensors: str | None,
+) -> BatchEncoding:
+    """`Tokenizer.pad`, which documents it."""
+    data = _columns(encoded)
+    if "input_ids" not in data:
+        raise ValueError(f"padding needs input_ids; there is {', '.join(map(repr, data)) or 'nothing'}")
+    return_tensors = return_tensors or _kind(data["input_ids"])
+    data = {key: to_lists(value) for key, value in data.items()}
+    ids = data["input_ids"]
+    if return_attention_mask is None:
+        return_attention_mask = "attention_mask" in tokenizer.model_input_names
+    if not ids:
+        return BatchEncoding(data | ({"attention_mask": []} if return_attention_mask else {}))
+
+    single = not isinstance(ids[0], list)
+    if single:
+        data = {key: [value] for key, value in data.items()}
+        ids = [ids]
+    if return_attention_mask and "attention_mask" not in data:
+        data["attention_mask"] = [[1] * len(row) for row in ids]
+    settings = padding_settings(tokenizer, padding, max_length, pad_to_multiple_of, padding_side)
+    if settings is not None:
+        fill = {"input_ids": settings["pad_id"], "token_type_ids": settings["pad_type_id"], "special_tokens_mask": 1}
+        if return_attention_mask:
+            fill["attention_mask"] = 0
+        length = max(map(len, ids)) if settings["length"] is None else settings["length"]
+        length += -length % (pad_to_multiple_of or 1)
+        left = settings["direction"] == "left"
+        for key in fill.keys() & data.keys():
+            gaps = [[fill[key]] * (length - len(row)) for row in ids]
+            rows = zip(gaps, data[key], strict=True)
+            data[key] = [gap + row if left else row + gap for gap, row in rows]
+    if single:
+        data = {key: value[0] for key, value in data.items()}
+    return BatchEncoding(data, tensor_type=return_tensors)
+
+
+def _columns(encoded: Any) -> dict[str, Any]:
+    """A list of rows, each a mapping -> one mapping of columns, which is also accepted."""
+    if isinstance(encoded, Mapping):
+        columns = dict(encoded)
+    elif isinstance(encoded, list | tuple) and encoded and all(isinstance(row, Mapping) for row in encoded):
+        for i, row in enumerate(encoded):
+            if row.keys() != encoded[0].keys():
+                raise ValueError(f"row {i} has the keys {list(row)}, row 0 has {list(encoded[0])}; they must be the same")
+        columns = {key: [row[key] for row in encoded] for key in encoded[0]}
+    else:
+        raise TypeError(
+            f"padding takes what tokenizer(...) returns, or a list of such mappings; this is a {type(encoded).__name__}"
+            + (" that is empty" if isinstance(encoded, list | tuple) and not encoded else "")
+        )
+    ids = columns.get("input_ids")
+    if ids is not None and len(ids) and not isinstance(ids[0], int):
+        odd = {key: len(value) for key, value in columns.items() if len(value) != len(ids)}
+        if odd:
+            raise ValueError(f"input_ids has {len(ids)} rows, but {', '.join(f'{k} has {n}' for k, n in odd.items())}")
+    return columns
+
+
+def _kind(ids: Any) -> str | None:
+    """ "pt" or "np" where ids came as tensors or arrays, in whatever nesting."""
+    while isinstance(ids, list | tuple):
+        filled = [item for item in ids if not isinstance(item, list | tuple) or item]
+        if not filled:
+            return None
+        ids = filled[0]
+    return "pt" if isinstance(ids, torch.Tensor) else "np" if isinstance(ids, np.ndarray) else None

@@ -1,0 +1,214 @@
+"""Tokens and their ids, and which of them are special.
+
+The tokens themselves live in the engine, a `tokenizers.Tokenizer`; this knows the roles that some of them play: which pads,
+which masks, which begins and ends a text.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Engine
+
+from minihf.tokenization.encoding import to_lists
+
+Token = str | AddedToken
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA = ("extra_special_tokens", "additional_special_tokens")  # the same list, under its new and its old name
+
+
+def _token(name: str) -> property:
+    """`pad_token` and its like: a str or None. Setting it adds nothing to the vocabulary: `add_special_tokens` does."""
+
+    def set_token(self: "Vocabulary", token: Token | None) -> None:
+        if not isinstance(token, Token | None):
+            raise TypeError(f"{name} is a str or None, not {token!r}; to set it by its id, set {name}_id")
+        self._special[name] = None if token is None else str(token)
+
+    return property(lambda self: self._special[name], set_token)
+
+
+def _token_id(name: str) -> property:
+    """`pad_token_id` and its like: an int, or None where there is no such token."""
+
+    def get_id(self: "Vocabulary") -> int | None:
+        return None if self._special[name] is None else self.convert_tokens_to_ids(self._special[name])
+
+    def set_id(self: "Vocabulary", token_id: int | None) -> None:
+        token = None if token_id is None else self._engine.id_to_token(token_id)
+        if token is None and token_id is not None:
+            raise ValueError(f"{name}_id={token_id}: the vocabulary has {len(self)} tokens and none of this id")
+        self._special[name] = token
+
+    return property(get_id, set_id)
+
+
+class Vocabulary:
+    """An engine's tokens, with their roles.
+
+    Args:
+        engine: taken over, not copied.
+        special_tokens: the token of each role. What the engine lacks is added to it, first `added_tokens_decoder` in the order
+            of its ids, then these, then the extra ones.
+        extra_special_tokens: special tokens without a role of their own.
+        added_tokens_decoder: id -> token.
+
+    Raises:
+        ValueError: roles that there are not, or tokens that are none, all of them listed.
+    """
+
+    bos_token, bos_token_id = _token("bos_token"), _token_id("bos_token")
+    eos_token, eos_token_id = _token("eos_token"), _token_id("eos_token")
+    unk_token, unk_token_id = _token("unk_token"), _token_id("unk_token")
+    sep_token, sep_token_id = _token("sep_token"), _token_id("sep_token")
+    pad_token, pad_token_id = _token("pad_token"), _token_id("pad_token")
+    cls_token, cls_token_id = _token("cls_token"), _token_id("cls_token")
+    mask_token, mask_token_id = _token("mask_token"), _token_id("mask_token")
+
+    def __init__(
+        self,
+        engine: Engine,
+        special_tokens: Mapping[str, Token | None],
+        extra_special_tokens: Iterable[Token] = (),
+        added_tokens_decoder: Mapping[int, AddedToken] | None = None,
+    ):
+        extra = list(extra_special_tokens)
+        given = [(name, token) for name, token in special_tokens.items() if token is not None]
+        problems = [f"{name!r} is no special token" for name in special_tokens if name not in SPECIAL_TOKENS]
+        problems += [
+            f"{name} is {token!r}, and a token is a str or an AddedToken"
+            for name, token in given + [(EXTRA[0], token) for token in extra]
+            if not isinstance(token, Token)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._special = dict.fromkeys(SPECIAL_TOKENS) | {name: str(token) for name, token in given}
+        self.extra_special_tokens = list(dict.fromkeys(map(str, extra)))
+        roles = dict(given)
+        self._add_missing(added_tokens_decoder or {}, [roles[name] for name in SPECIAL_TOKENS if name in roles] + extra)
+
+    def _add_missing(self, decoder: Mapping[int, AddedToken], special: list[Token]) -> None:
+        present = list(self._engine.get_added_tokens_decoder().values())
+        new = [token for _, token in sorted(decoder.items()) if token not in present]
+        contents = {token.content for token in present + new}
+        for token in special:
+            if str(token) not in contents:
+                contents.add(str(token))
+                new.append(as_special(token))
+        if new:
+            self._engine.add_tokens(new)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    @property
+    def backend_tokenizer(self) -> Engine:
+        """The engine itself."""
+        return self._engine
+
+    def __len__(self) -> int:
+        """The number of tokens, added ones included: the rows that a model's embedding must have."""
+        return self._engine.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens without added ones."""
+        return self._engine.get_vocab_size(with_added_tokens=False)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token and its id, added ones included."""
+        return self._engine.get_vocab(with_added_tokens=True)
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """Role -> token, for the roles that have one."""
+        return {name: token for name, token in self._special.items() if token is not None}
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return list(dict.fromkeys((*self.special_tokens_map.values(), *self.extra_special_tokens)))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        return self.convert_tokens_to_ids(self.all_special_tokens)
+
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        """The former name of `extra_special_tokens`."""
+        return self.extra_special_tokens
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | None | list[int | None]:
+        """A token's id, or a list of ids; for a token that there is not that of the unknown token, or None without one."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        token_id = self._engine.token_to_id(tokens)
+        if token_id is None and self.unk_token is not None:
+            return self._engine.token_to_id(self.unk_token)
+        return token_id
+
+    def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | None | list[str | None]:
+        """An id's token, or a list of tokens (of a list, array or tensor); None for an id that there is not."""
+        ids = to_lists(ids)
+        if isinstance(ids, int):
+            return self._engine.id_to_token(ids)
+        skipped = set(self.all_special_ids) if skip_special_tokens else ()
+        return [self._engine.id_to_token(index) for index in ids if index not in skipped]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Tokens joined to a text, as `decode` joins them."""
+        return " ".join(tokens) if self._engine.decoder is None else self._engine.decoder.decode(tokens)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens a text, or a pair of texts, is given."""
+        return self._engine.num_special_tokens_to_add(pair)
+
+    def add_tokens(self, new_tokens: Token | list[Token], special_tokens: bool = False) -> int:
+        """Add tokens that are not there yet, at the end of the vocabulary; returns how many were added.
+
+        The model's embedding has to grow with it: `model.resize_token_embeddings(len(tokenizer))`.
+        """
+        tokens = [new_tokens] if isinstance(new_tokens, Token) else list(new_tokens)
+        add = self._engine.add_special_tokens if special_tokens else self._engine.add_tokens
+        with self._lock:
+            return add(tokens)
+
+    def add_special_tokens(
+        self, special_tokens_dict: Mapping[str, Token | list[Token]], replace_extra_special_tokens: bool = True
+    ) -> int:
+        """Give roles to tokens, and add those that are not there yet; returns how many were added.
+
+        Args:
+            special_tokens_dict: such as `{"pad_token": "[PAD]", "extra_special_tokens": ["<a>", "<b>"]}`.
+            replace_extra_special_tokens: False keeps the extra ones that there are. Either way none leaves the vocabulary.
+
+        Raises:
+            ValueError: a role that there is not. TypeError: what is no token.
+        """
+        tokens: list[AddedToken] = []
+        for name, value in special_tokens_dict.items():
+            if name not in SPECIAL_TOKENS + EXTRA:
+                raise ValueError(f"{name!r} is no special token; these are: {', '.join(SPECIAL_TOKENS + EXTRA)}")
+            values = list(value) if name in EXTRA and not isinstance(value, Token) else [value]
+            if name in EXTRA and isinstance(value, Token) or not all(isinstance(token, Token) for token in values):
+                raise TypeError(f"{name} is {value!r}; {'a list of tokens' if name in EXTRA else 'a token'} was expected")
+            tokens += [as_special(token) for token in values]
+        for name, value in special_tokens_dict.items():
+            if name in EXTRA:
+                kept = [] if replace_extra_special_tokens and value else self.extra_special_tokens
+                self.extra_special_tokens = list(dict.fromkeys([*kept, *map(str, value)]))
+            else:
+                self._special[name] = str(value)
+        return self.add_tokens(tokens, special_tokens=True)
+
+
+def as_special(token: Token) -> AddedToken:
+    """A token that no text splits and that decoding can skip."""
+    token = AddedToken(token, special=True, normalized=False) if isinstance(token, str) else token
+    token.special = True
+    return token

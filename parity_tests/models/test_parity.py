@@ -1,0 +1,95 @@
+"""Every head of every architecture beside the reference: outputs, loss and every gradient, in float32 and float64.
+
+Twenty lines serve all architectures; what is compared is said in `minihf/inspection/families.py`.
+"""
+
+import pytest
+import torch
+
+from minihf.inspection.batches import MASKS, make_batch
+from minihf.inspection.compare import KeepDouble
+from minihf.inspection.families import FAMILIES
+from minihf.inspection.half import half_precision_errors
+from minihf.inspection.pairs import assert_parity, chunked, heads_of, make_pair, variants_of
+from minihf.nn.positions import positions_from_mask
+
+HEADS = [(model_type, name) for model_type in FAMILIES for name in heads_of(model_type)]
+VARIANTS = [(*head, v) for head in HEADS for v in variants_of(*head) if v != "plain"]
+CAUSAL = [("bert", "BertLMHeadModel"), ("gpt2", "GPT2LMHeadModel"), ("gpt2", "GPT2Model")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("model_type, class_name", HEADS)
+def test_a_head_equals_the_reference(model_type, class_name, mask, dtype):
+    assert_parity(make_pair(model_type, class_name), dtype, masks=(mask,))
+
+
+@pytest.mark.parametrize("model_type, class_name, variant", VARIANTS)
+def test_an_option_that_changes_the_arithmetic_does_so_as_in_the_reference(model_type, class_name, variant):
+    pair = make_pair(model_type, class_name, variants_of(model_type, class_name)[variant], seed=1)
+    for dtype in pair.dtypes:
+        assert_parity(pair, dtype, masks=("full", "holes"))
+
+
+@pytest.mark.parametrize("mask", ["full", "left"])
+@pytest.mark.parametrize("sizes", [(11,), (1,) * 11, (4, 1, 6), (9, 2)])
+@pytest.mark.parametrize("model_type, class_name", CAUSAL)
+def test_a_text_read_in_pieces_through_the_cache_equals_the_reference_reading_it_at_once(
+    model_type, class_name, sizes, mask
+):
+    pair = make_pair(model_type, class_name).to(torch.float64)
+    batch = make_batch(pair.ours, "Model", mask)
+    if "attention_mask" in batch:
+        batch["position_ids"] = positions_from_mask(batch["attention_mask"])
+    with KeepDouble():
+        theirs = pair.theirs.eval()(**batch, use_cache=False)[0]
+    ours = chunked(pair.ours.eval(), batch, sizes)
+    real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("model_type, class_name", CAUSAL)
+def test_a_future_token_never_changes_the_past(model_type, class_name):
+    ours = make_pair(model_type, class_name).ours.double()
+    batch = make_batch(ours, "Model", "full")
+    before = ours(**batch)[0]
+    batch["input_ids"][:, 6] += 1
+    after = ours(**batch)[0]
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.allclose(before[:, 6:], after[:, 6:])
+
+
+@pytest.mark.parametrize("impl", ["eager", "sdpa"])
+@pytest.mark.parametrize("mask", ["right", "left"])
+@pytest.mark.parametrize("model_type, class_name", [("bert", "BertModel"), *CAUSAL])
+def test_a_padded_batch_equals_its_rows_one_by_one(model_type, class_name, mask, impl):
+    ours = make_pair(model_type, class_name).ours.double()
+    ours.set_attn_implementation(impl)
+    batch = make_batch(ours, "Model", mask)
+    batch["attention_mask"] = batch["attention_mask"].bool().long()
+    if model_type == "bert":  # BERT counts positions from the first token, padding included
+        batch["position_ids"] = positions_from_mask(batch["attention_mask"])
+    together = ours(**batch)[0]
+    for row, real in enumerate(batch["attention_mask"].bool()):
+        alone = {name: x[row : row + 1, real] for name, x in batch.items()}
+        torch.testing.assert_close(ours(**alone)[0][0], together[row, real], rtol=0, atol=1e-12)
+
+
+def test_gpt2_counts_positions_over_the_mask_where_the_reference_counts_padding_too():
+    pair = make_pair("gpt2", "GPT2LMHeadModel").to(torch.float64)
+    batch = make_batch(pair.ours, "Model", "left")
+    real = batch["attention_mask"].bool()
+    ours, theirs = pair.ours(**batch).logits, pair.theirs(**batch).logits
+    told = pair.theirs(**batch, position_ids=positions_from_mask(batch["attention_mask"])).logits
+    assert (ours - theirs)[real].abs().max() > 0.1
+    torch.testing.assert_close(ours[real], told[real], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("impl", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type, class_name", HEADS)
+def test_half_precision_errs_at_most_three_times_as_much_as_the_reference(model_type, class_name, impl, dtype):
+    pair = make_pair(model_type, class_name).use(impl)
+    for name, (ours, theirs) in half_precision_errors(pair, dtype).items():
+        assert ours <= 3 * theirs, f"{name}: {ours:.1e} against the reference's {theirs:.1e}"

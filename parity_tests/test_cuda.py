@@ -1,0 +1,61 @@
+"""The same comparisons on a GPU. Without one, these tests say so and stop there."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from minihf.inspection.batches import cast, make_batch
+from minihf.inspection.families import FAMILIES
+from minihf.inspection.half import half_precision_errors
+from minihf.inspection.pairs import assert_parity, heads_of, make_pair
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")
+HEADS = [(model_type, name) for model_type in FAMILIES for name in heads_of(model_type)]
+MATH = "aten::_scaled_dot_product_attention_math"
+
+
+@pytest.fixture(autouse=True)
+def _full_float32(monkeypatch):
+    """TF32 keeps 10 bits of 23: its errors would hide ours."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("model_type, class_name", HEADS)
+def test_a_head_equals_the_reference_on_the_gpu(model_type, class_name, dtype):
+    assert_parity(make_pair(model_type, class_name), dtype, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("impl", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type, class_name", HEADS)
+def test_half_precision_errs_at_most_three_times_as_much_on_the_gpu(model_type, class_name, impl, dtype):
+    pair = make_pair(model_type, class_name).use(impl)
+    for name, (ours, theirs) in half_precision_errors(pair, dtype, "cuda").items():
+        assert ours <= 3 * theirs, f"{name}: {ours:.1e} against the reference's {theirs:.1e}"
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("model_type, class_name", [("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")])
+def test_half_precision_without_a_mask_runs_the_fused_attention_kernels(model_type, class_name, dtype, train):
+    from minihf.models.auto import class_for
+
+    # Heads of 64 channels, as published models have: the fused kernels want a multiple of 8.
+    config = class_for(model_type, "Config")(hidden_size=128, num_attention_heads=2, num_hidden_layers=2)
+    task = heads_of(model_type)[class_name]
+    model = class_for(model_type, task)(config).to("cuda", dtype).train(train)
+    batch = cast(make_batch(model, "Model", "full"), dtype, "cuda")
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        model(**batch)[0].float().sum().backward()
+    ran = {event.key for event in profiler.key_averages()}
+    assert any(name.startswith("aten::_scaled_dot_product") and name != MATH for name in ran), ran
+    assert MATH not in ran
+
+
+def test_greedy_generation_on_the_gpu_equals_the_cpu():
+    ours = make_pair("gpt2", "GPT2LMHeadModel").ours.double()
+    ids = make_batch(ours, "Model", "full")["input_ids"]
+    cpu = ours.generate(ids, max_new_tokens=9)
+    assert torch.equal(cpu, ours.cuda().generate(ids.cuda(), max_new_tokens=9).cpu())

@@ -1,0 +1,181 @@
+"""What `bench.py` measures: a table of cases, each a list of rows, each row one piece of work.
+
+A row is written once and runs on both sides: `library` is "minihf" or "transformers", and both have the same names.
+A new case is a function that prepares the work, and its rows in `cases`.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker has prepared."""
+
+    run: Callable[[], Any]
+    """The work that is timed."""
+    show: Callable[[Any], Any] = lambda result: result
+    """From what `run` returns to a tensor that must be equal on both sides; None where there is nothing to compare."""
+    in_child: bool = False
+    """The work happens in a process of its own, whose memory is the one to report."""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    prepare: Callable[[str, Path], Job]
+    """(library, folder of the checkpoint) -> what to time."""
+    checkpoint: Callable[[], Any] | None = None
+    """Makes the model, of minihf, that both sides load from the folder."""
+    units: int = 1
+    """How many of `unit` one run does; times are given for one."""
+    unit: str = "run"
+    goal: float | None = None
+    """The ratio of times to reach."""
+    memory_goal: float | None = None
+    """How much memory minihf's first run may add, as a multiple of the checkpoint's file."""
+
+
+def cases(quick: bool = False) -> dict[str, list[Row]]:
+    """Case -> its rows. `quick` makes every size tiny: a trial of the benchmark itself, whose figures mean nothing."""
+    mini = partial(bert, 2, 32, 2, 64) if quick else partial(bert, 6, 384, 12, 1536)
+    base = partial(bert, 2, 64, 2, 128) if quick else partial(bert, 12, 768, 12, 3072)
+    narrow, wide = ((2, 32, 2), (2, 64, 2)) if quick else ((4, 128, 4), (6, 384, 6))
+    vocabularies = (96, 160) if quick else (8192, 50257)
+    small = partial(gpt2, 2, 32, 2, 96) if quick else partial(gpt2, 12, 768, 12, 50257)
+    texts = 2 if quick else 16
+    full = [128] * texts
+    ragged = [round(128 * 0.8825**i) for i in range(texts)]  # many short texts and a few long ones, as texts are
+    return {
+        "import": [
+            Row("the package", partial(fresh_python, code="import {library}")),
+            Row("BertModel", partial(fresh_python, code="from {library} import BertModel")),
+            Row("the command's --help", partial(fresh_python, code="from {command} import main; main()")),
+        ],
+        "load": [
+            Row("GPT-2 small", load, small, goal=0.5),
+            Row("GPT-2 small, and a forward of 8 tokens", partial(load, forward=True), small, memory_goal=1.15),
+            Row("GPT-2 small, from a fresh interpreter", partial(fresh_python, code=LOAD), small),
+        ],
+        "encode": [
+            Row(f"{name}: {kind}", partial(encode, lengths=lengths), model, units=len(lengths), unit="text")
+            for name, model in (("MiniLM-sized", mini), ("BERT-base-sized", base))
+            for kind, lengths in (
+                (f"{texts} x 128 tokens", full),
+                (f"{texts} ragged texts, {sum(ragged) / (128 * texts):.0%} of 128", ragged),
+                ("one sentence, 12 tokens", [12]),
+            )
+        ],
+        "generate": [
+            Row(
+                f"{shape[0]} layers, {shape[1]} wide, vocabulary {vocabulary}",
+                partial(greedy, new_tokens=8 if quick else 64),
+                partial(gpt2, *shape, vocabulary),
+                units=8 if quick else 64,
+                unit="token",
+                goal=goal if vocabulary == vocabularies[0] else None,
+            )
+            for vocabulary in vocabularies
+            for shape, goal in ((narrow, 0.4), (wide, 0.65))
+        ],
+    }
+
+
+# Checkpoints. Weights are drawn wider than for training, so that texts do not end in one repeated token.
+
+
+def bert(layers: int, width: int, heads: int, inner: int) -> Any:
+    from minihf import BertConfig, BertModel
+
+    return BertModel(
+        BertConfig(
+            num_hidden_layers=layers,
+            hidden_size=width,
+            num_attention_heads=heads,
+            intermediate_size=inner,
+            initializer_range=0.1,
+        )
+    )
+
+
+def gpt2(layers: int, width: int, heads: int, vocabulary: int) -> Any:
+    from minihf import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=layers,
+            n_embd=width,
+            n_head=heads,
+            vocab_size=vocabulary,
+            initializer_range=0.1,
+        )
+    )
+
+
+# Work
+
+LOAD = "import sys; from {library} import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained(sys.argv[2])"
+COMMANDS = {"minihf": "minihf.cli", "transformers": "transformers.cli.transformers"}
+
+
+def fresh_python(library: str, folder: Path, code: str) -> Job:
+    """The start of the interpreter is part of it, on both sides."""
+    code = code.format(library=library, command=COMMANDS[library])
+    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    run = partial(subprocess.run, [sys.executable, "-c", code, "--help", str(folder)], check=True, **silent)
+    return Job(run, lambda done: None, in_child=True)
+
+
+def load(library: str, folder: Path, forward: bool = False) -> Job:
+    """From the file to a ready model; with `forward` every weight is used, since a mapped file is read only then."""
+    import torch
+
+    lib = import_module(library)
+    ids = torch.arange(8)[None]
+
+    @torch.no_grad()
+    def use(model):
+        return model(input_ids=ids).logits
+
+    # The kernels' own memory, on their first use, is not the loader's.
+    use(lib.GPT2LMHeadModel(lib.GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=8)).eval())
+
+    def run():
+        model = lib.GPT2LMHeadModel.from_pretrained(folder)
+        return (model, use(model)) if forward else model
+
+    return Job(run, lambda result: result[1] if forward else use(result))
+
+
+def encode(library: str, folder: Path, lengths: list[int]) -> Job:
+    """`last_hidden_state` of a padded batch; what stands at the padding is nobody's business."""
+    import torch
+
+    model = import_module(library).AutoModel.from_pretrained(folder).eval()
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()  # (B, T)
+    ids = torch.randint(1000, model.config.vocab_size, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
+
+    @torch.inference_mode()
+    def run():
+        return model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    return Job(run, lambda hidden: hidden[mask.bool()])
+
+
+def greedy(library: str, folder: Path, new_tokens: int) -> Job:
+    """Batch 1, a prompt of 16 tokens, and no end token, so that both write as much."""
+    import torch
+
+    model = import_module(library).AutoModelForCausalLM.from_pretrained(folder).eval()
+    for config in (model.config, model.generation_config):
+        if config is not None:
+            config.eos_token_id = None
+    ids = torch.randint(model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    return Job(lambda: model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False))
