@@ -17,15 +17,15 @@ import torch
 from minihf.checkpoints.files import CheckpointError, TensorInfo
 
 MODERN_NAMES = {r"\.gamma$": ".weight", r"\.beta$": ".bias"}
-STALE = re.compile(r"(^|\.)(position_ids|token_type_ids|(cross)?attn\.(bias|masked_bias)|attention\.(bias|masked_bias))$")
+STALE = re.compile(r"(^|\.)(position_ids|token_type_ids|(attn|(cross)?attention)\.(bias|masked_bias))$")
 
 
 @dataclass
 class Ledger:
     """Keys of the model, unless said otherwise.
 
-    Every tensor of the file is in exactly one of `loaded` (values), `other_head`, `stale`, `mismatched` and `unexpected`;
-    every parameter in exactly one of `loaded` (keys), `tied`, `new`, `mismatched` and `missing`.
+    Every tensor of the file is in exactly one of `loaded` (values), `other_head`, `stale`, `mismatched` and
+    `unexpected`; every parameter in exactly one of `loaded` (keys), `tied`, `new`, `mismatched` and `missing`.
     """
 
     loaded: dict[str, str] = field(default_factory=dict)
@@ -113,13 +113,15 @@ def match(
     def is_head(key: str) -> bool:
         return local(key).split(".")[0] in heads
 
+    settled: set[str] = set()
     for key, info in file.items():
         name = modern(key)
         if is_base:
             name = name.removeprefix(dotted)
         elif not carries_prefix and not (name in model and is_head(name)):
             name = dotted + name
-        if name in model and name not in ledger.loaded:
+        if name in model and name not in settled:
+            settled.add(name)
             if not info.dtype.is_floating_point:
                 ledger.wrong_dtype.append((key, info.dtype))
             elif tuple(info.shape) != tuple(model[name]):
@@ -133,11 +135,12 @@ def match(
         else:
             ledger.unexpected.append(key)
 
-    settled = {*ledger.loaded, *(m[0] for m in ledger.mismatched)}
     for name in model:
         if name in settled:
             continue
-        twin = tied.get(name) or next((target for target, source in tied.items() if source == name and target in settled), None)
+        twin = tied.get(name) or next(
+            (target for target, source in tied.items() if source == name and target in settled), None
+        )
         if twin is not None and (twin in settled or twin in model):
             ledger.tied[name] = twin
         elif is_head(name):

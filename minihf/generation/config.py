@@ -92,7 +92,9 @@ class GenerationConfig:
             if getattr(self, name) is not None and getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}: expected above 0; do_sample=False takes the most probable token")
+            raise ValueError(
+                f"temperature={self.temperature}: expected above 0; do_sample=False takes the most probable token"
+            )
         if self.top_k is not None and self.top_k < 0:
             raise ValueError(f"top_k={self.top_k}: expected 1 or more, or 0 for no limit")
         if not 0 < self.top_p <= 1:

@@ -1,4 +1,4 @@
-"""The loop that writes a text, token by token: run the model, shape its logits, choose, append, until every row is done.
+"""The loop that writes a text: run the model, shape the logits, choose a token, append it, until every row is done.
 
 It is a generator, so that streaming is iterating it, and `generate` is gathering what it yields.
 """

@@ -58,7 +58,8 @@ def generate(
     steps = new_tokens(model, input_ids.shape[1], config)
     if config.num_return_sequences > 1:
         input_ids, mask, token_type_ids = (
-            x if x is None else x.repeat_interleave(config.num_return_sequences, dim=0) for x in (input_ids, mask, token_type_ids)
+            x if x is None else x.repeat_interleave(config.num_return_sequences, dim=0)
+            for x in (input_ids, mask, token_type_ids)
         )
     ends = config.end_tokens
     new = decode(
@@ -95,13 +96,15 @@ def prompt_mask(ids: Tensor, mask: Tensor | None, config: GenerationConfig) -> T
             return None
         mask = (ids != config.pad_token_id).long()
     if mask.shape != ids.shape:
-        raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, expected that of input_ids, {tuple(ids.shape)}")
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, expected that of input_ids, {tuple(ids.shape)}"
+        )
     mask = mask.to(ids.device)
     if mask.all():
         return None
     if not mask[:, -1].all():
         logger.warning(
-            "a prompt ends with padding, so its continuation would follow the padding: use tokenizer.padding_side = 'left'"
+            "a prompt ends with padding, which its continuation would follow: set tokenizer.padding_side = 'left'"
         )
     return mask
 
@@ -114,7 +117,8 @@ def new_tokens(model: nn.Module, prompt: int, config: GenerationConfig) -> int:
     elif config.max_length is not None:
         if config.max_length <= prompt:
             raise ValueError(
-                f"the prompt has {prompt} tokens, and max_length={config.max_length} counts them too: raise it, or set max_new_tokens"
+                f"the prompt has {prompt} tokens, and max_length={config.max_length} counts them too: raise it, or set "
+                "max_new_tokens"
             )
         steps = config.max_length - prompt
     else:

@@ -33,7 +33,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 
 def attention_mask(kind: str, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor | None:
-    """1 = real, 0 = padding. "full": None; "right", "left": rows of different lengths; "holes": anywhere but the ends."""
+    """1 = real, 0 = padding. "full": None; "right", "left": rows of other lengths; "holes": anywhere but the ends."""
     if kind == "full":
         return None
     mask = torch.ones(shape, dtype=torch.long)
@@ -106,7 +106,9 @@ def other_inputs(model: Model, task: str, batch: dict[str, Tensor]) -> dict[str,
     """The same batch said in other ways: embeddings instead of ids, positions and types by hand or left out."""
     ids = batch["input_ids"]
     without_ids = {name: x for name, x in batch.items() if name != "input_ids"}
-    embeds = 0.7 * torch.randn(*ids.shape, model.config.hidden_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    embeds = 0.7 * torch.randn(
+        *ids.shape, model.config.hidden_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     backwards = torch.arange(ids.shape[-1]).flip(0).expand(ids.shape)
     ways = {
         "positions": {**batch, "position_ids": backwards},

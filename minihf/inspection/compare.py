@@ -1,8 +1,8 @@
-"""Ours beside the reference's, number by number: outputs, loss, every gradient by its key, hidden states, attention weights.
+"""Ours beside the reference's, number by number: outputs, loss, gradients by key, hidden states, attention weights.
 
-The error of a tensor is its largest difference, divided by the largest number in it where that is above 1. Backward starts
-from the loss and from every output at once, each number of it weighed at random, so that each parameter gets a gradient of
-a size to be seen.
+The error of a tensor is its largest difference, divided by the largest number in it where that is above 1. Backward
+starts from the loss and from every output at once, each number of it weighed at random, so that each parameter gets a
+gradient of a size to be seen.
 """
 
 from dataclasses import dataclass, field
@@ -17,12 +17,14 @@ PER_TOKEN = ("last_hidden_state", "logits", "prediction_logits", "start_logits",
 
 
 class KeepDouble(TorchFunctionMode):
-    """Let the reference stay in float64 where it says "to float32, at least for half precision" and means it downward, too."""
+    """Let the reference stay in float64 where it goes to float32 for half precision's sake, and loses digits here."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if func is torch.Tensor.float or (func is torch.Tensor.to and torch.float32 in (*args[1:], *kwargs.values())):
+            if func is torch.Tensor.float or (
+                func is torch.Tensor.to and torch.float32 in (*args[1:], *kwargs.values())
+            ):
                 return args[0]
             if kwargs.get("dtype") is torch.float32:
                 kwargs = {**kwargs, "dtype": torch.float64}
@@ -115,7 +117,7 @@ def flatten(output, real: Tensor | None) -> dict[str, Tensor]:
 
 
 def keep(x: Tensor, real: Tensor) -> Tensor:
-    """(..., T, C) or (..., T), with zeros where a token is not real; a tensor without a token axis comes back as it is."""
+    """(..., T, C) or (..., T), with zeros where a token is not real; a tensor without a token axis as it is."""
     for mask in (real, real.flatten(0, -2)):
         if x.shape[: mask.dim()] == mask.shape:
             return x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - mask.dim())), 0)
@@ -153,8 +155,9 @@ def larger(a: float, b: float) -> float:
 def compare(ours: Result, theirs: Result) -> Difference:
     """Everything that either side gave; what only one gave is infinitely far off.
 
-    A gradient is a sum over tokens whose terms may cancel (a key's bias has none at all: softmax does not see it), and its
-    rounding error follows the terms. They are of the size of the gradients beside it in its module: these are its scale.
+    A gradient is a sum over tokens whose terms may cancel (a key's bias has none at all: softmax does not see it), and
+    its rounding error follows the terms. They are of the size of the gradients beside it in its module: these are its
+    scale.
     """
     difference = Difference()
     for kind in ("outputs", "gradients"):

@@ -12,8 +12,8 @@ def half_precision_errors(
 ) -> dict[str, tuple[float, float]]:
     """Output or parameter -> (our error, the reference's error) in a half-precision dtype, forward and backward.
 
-    Each is the largest over all kinds of mask: a loss is one number, and one number may be right by luck. One rounding is
-    granted to the reference for the same reason.
+    Each is the largest over all kinds of mask: a loss is one number, and one number may be right by luck. One rounding
+    is granted to the reference for the same reason.
     """
     errors: dict[str, tuple[float, float]] = {}
     for kind in MASKS:

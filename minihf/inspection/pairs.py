@@ -1,6 +1,7 @@
 """One checkpoint on both sides, and all the ways in which its two models are compared.
 
-A comparison builds a tiny model with random parameters, saves it, and lets the reference load the file strictly; then both
+A comparison builds a tiny model with random parameters, saves it, and lets the reference load the file strictly; then
+both
 run the same batches: each attention implementation, each kind of mask, with and without dropout, forward and backward.
 """
 
@@ -52,7 +53,9 @@ def heads_of(model_type: str) -> dict[str, str]:
 
 def variants_of(model_type: str, class_name: str) -> dict[str, Variant]:
     """The variants of the config that a class knows, plain first."""
-    chosen = {name: v for name, v in FAMILIES[model_type].variants.items() if v.classes is None or class_name in v.classes}
+    chosen = {
+        name: v for name, v in FAMILIES[model_type].variants.items() if v.classes is None or class_name in v.classes
+    }
     return {"plain": Variant({}), **chosen}
 
 
@@ -81,7 +84,9 @@ def make_pair(model_type: str, class_name: str, variant: Variant | None = None, 
     return Pair(ours, theirs, task, family.positions_from_mask, dtypes)
 
 
-def batches(pair: Pair, kind: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Iterator[tuple[str, dict, dict]]:
+def batches(
+    pair: Pair, kind: str, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Iterator[tuple[str, dict, dict]]:
     """(what it is, ours, the reference's): the batch with one kind of mask, and other ways to say it."""
     plain = make_batch(pair.ours, pair.task, kind)
     ways = {"": plain, **(other_inputs(pair.ours, pair.task, plain) if kind == "right" else {})}
@@ -152,6 +157,6 @@ def chunked(model: Model, batch: dict, sizes: tuple[int, ...]) -> Tensor:
             elif name.startswith(("encoder_", "inputs_embeds")):
                 part[name] = x
         out = model(**part, past_key_values=cache, use_cache=True)
-        pieces.append(out["logits"] if "logits" in out else out.last_hidden_state)
+        pieces.append(out[0])
         start += size
     return torch.cat(pieces, dim=1)

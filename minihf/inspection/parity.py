@@ -20,7 +20,7 @@ from minihf.models.base import Model
 
 @dataclass
 class Row:
-    """A line of the table: what was compared, the largest differences, and, where one is too large, what it comes from."""
+    """A line of the table: what was compared, the largest differences, and what one that is too large comes from."""
 
     names: tuple[str, ...]
     errors: dict[str, float] = field(default_factory=dict)
@@ -63,9 +63,7 @@ def compare_architectures(
     return report
 
 
-def compare_checkpoint(
-    name_or_path: str | Path, *, progress: Callable[[str], None] = lambda message: None
-) -> Report:
+def compare_checkpoint(name_or_path: str | Path, *, progress: Callable[[str], None] = lambda message: None) -> Report:
     """A row for every layer of a checkpoint, by its path: the largest difference of its output.
 
     Raises:
@@ -158,7 +156,10 @@ def run_command(target: str | None, *, json_output: bool = False, architectures:
     else:
         report = compare_checkpoint(target, progress=progress)
     if json_output:
-        rows = [{**asdict(row), "errors": {k: v if math.isfinite(v) else str(v) for k, v in row.errors.items()}} for row in report.rows]
+        rows = [
+            {**asdict(row), "errors": {k: v if math.isfinite(v) else str(v) for k, v in row.errors.items()}}
+            for row in report.rows
+        ]
         print(json.dumps({"title": report.title, "ok": report.ok, "rows": rows}, indent=2))
     else:
         print_report(report)

@@ -1,4 +1,4 @@
-"""From the `model_type` of a config to the classes of its architecture: one table, and the Auto classes that read it."""
+"""From the `model_type` of a config to its architecture's classes: one table, and the Auto classes that read it."""
 
 from importlib import import_module
 from pathlib import Path
@@ -52,7 +52,9 @@ def class_for(model_type: str, task: str) -> type:
         raise ValueError(f"model_type {model_type!r} is not one that minihf has: {', '.join(ARCHITECTURES)}")
     module, classes = ARCHITECTURES[model_type]
     if task not in classes:
-        tasks = ", ".join(f"AutoModel{t.removeprefix('Model')}" for t in classes if t not in ("Config", "ForDoubleHeads"))
+        tasks = ", ".join(
+            f"AutoModel{t.removeprefix('Model')}" for t in classes if t not in ("Config", "ForDoubleHeads")
+        )
         raise ValueError(f"{model_type} has no class for AutoModel{task}; it has {tasks}")
     return getattr(import_module(f"minihf.models.{module}"), classes[task])
 
@@ -102,9 +104,13 @@ def config_class_at(path: Path) -> type[Config]:
     """The class for the `config.json` at a path."""
     model_type = read_json(path).get("model_type")
     if model_type is None:
-        raise CheckpointError(f'{path} names no "model_type"; add one of {", ".join(ARCHITECTURES)}, or use the model\'s own class')
+        raise CheckpointError(
+            f'{path} names no "model_type"; add one of {", ".join(ARCHITECTURES)}, or use the model\'s own class'
+        )
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise CheckpointError(f"{path}: model_type {model_type!r} is not one that minihf has: {', '.join(ARCHITECTURES)}")
+        raise CheckpointError(
+            f"{path}: model_type {model_type!r} is not one that minihf has: {', '.join(ARCHITECTURES)}"
+        )
     return class_for(model_type, "Config")
 
 

@@ -44,7 +44,9 @@ class Model(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         if not isinstance(config, self.config_class):
-            raise TypeError(f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}")
+            raise TypeError(
+                f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}"
+            )
         self.config = config
         self.generation_config: GenerationConfig | None = None  # where a checkpoint brought one
         self.untied: set[str] = set()  # of `tied`, those that a checkpoint holds with values of their own
@@ -114,7 +116,9 @@ class Model(nn.Module):
         if "out of range" not in str(error):
             return error
         tables = ", ".join(
-            f"{name} has {module.num_embeddings} rows" for name, module in self.named_modules() if isinstance(module, nn.Embedding)
+            f"{name} has {module.num_embeddings} rows"
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Embedding)
         )
         return IndexError(
             f"an id is outside its table ({tables}). Does the tokenizer belong to this model? After adding tokens, the "
@@ -124,7 +128,9 @@ class Model(nn.Module):
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
         """Continue a text, token by token: `minihf.generation.generate`, with its arguments."""
         if not self.can_generate:
-            raise TypeError(f"{type(self).__name__} has no language model head to generate with; load it with AutoModelForCausalLM")
+            raise TypeError(
+                f"{type(self).__name__} has no language model head to generate with; load it with AutoModelForCausalLM"
+            )
         return generate(self, *args, **kwargs)
 
     # Parts and properties
@@ -157,7 +163,7 @@ class Model(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def set_attn_implementation(self, impl: str) -> None:
-        """"eager", the readable oracle that forms the attention weights, or "sdpa", the fused kernels."""
+        """ "eager", the readable oracle that forms the attention weights, or "sdpa", the fused kernels."""
         self.config.attn_implementation = impl
 
     # Files
@@ -173,16 +179,21 @@ class Model(nn.Module):
         """Load a checkpoint from a folder or a hub name: `minihf.models.loading.load_pretrained`, with its options."""
         return load_pretrained(cls, name_or_path, **options)
 
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "50GB", safe_serialization: bool = True) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, max_shard_size: int | str = "50GB", safe_serialization: bool = True
+    ) -> None:
         """Write `config.json` and `model.safetensors`, which minihf and transformers both load.
 
         Args:
             folder: made where there is none. Weights of an earlier save are replaced, and are whole until then.
-            max_shard_size: of one file, in bytes or as "500MB"; larger models are written in several files and an index.
+            max_shard_size: of one file, in bytes or as "500MB"; larger models are written in several files and an
+            index.
             safe_serialization: there is no other way; False is an error.
         """
         if not safe_serialization:
-            raise ValueError("minihf writes safetensors only: a pickle can run code when it is loaded. Leave safe_serialization out.")
+            raise ValueError(
+                "minihf writes safetensors only: a pickle can run code when it is loaded. Leave safe_serialization out."
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.architectures = [type(self).__name__]

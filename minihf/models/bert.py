@@ -1,11 +1,13 @@
 """BERT (arXiv 1810.04805): an encoder in which every token sees every other, trained to fill in masked words.
 
-What is special: three embeddings are added (word, position, segment), and each sublayer is followed by its norm, "post-norm":
+What is special: three embeddings are added (word, position, segment), and each sublayer is followed by its norm,
+"post-norm":
 
     x ──┬─ attention ─(+)─ LayerNorm ──┬─ two linear layers ─(+)─ LayerNorm ── next layer
         └──────────────┘               └─────────────────────┘
 
-Module paths are those of the published checkpoints. Where these nest deeper than the mathematics, a ModuleDict carries it.
+Module paths are those of the published checkpoints. Where these nest deeper than the mathematics, a ModuleDict carries
+it.
 """
 
 import logging
@@ -71,6 +73,8 @@ class BertConfig(Config):
         self.require_layers("num_hidden_layers")
         self.require_multiple("hidden_size", of="num_attention_heads")
         self.require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        self.require_magnitudes("layer_norm_eps", "initializer_range")
+        self.require_token_ids("pad_token_id")
         self.require_choice("hidden_act", ACTIVATIONS)
         self.require_choice("position_embedding_type", ["absolute"])
         if self.add_cross_attention and not self.is_decoder:
@@ -107,8 +111,8 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, context: Tensor | None = None, impl: str | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, context: Tensor | None = None, impl: str |
+    None = None ) -> tuple[Tensor, Tensor | None]:
         heads = self.config.num_attention_heads
         q = split_heads(self.query(x), heads)
         if context is None:
@@ -277,7 +281,7 @@ class BertModel(BertPreTrainedModel):
         context_mask = None
         if encoder_hidden_states is not None:
             if not config.add_cross_attention:
-                raise ValueError("encoder_hidden_states need a config with is_decoder=True and add_cross_attention=True")
+                raise ValueError("encoder_hidden_states need is_decoder=True and add_cross_attention=True in the config")
             context_mask = encoder_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2], dtype=x.dtype)
 
         for layer in self.encoder["layer"]:
@@ -359,7 +363,7 @@ class BertLMHeadModel(BertPreTrainedModel):
     def __init__(self, config: BertConfig):
         super().__init__(config)
         if not config.is_decoder:
-            logger.warning("BertLMHeadModel without is_decoder=True sees the very token it predicts: set is_decoder=True")
+            logger.warning("BertLMHeadModel with is_decoder=False sees the very token it predicts: set it True")
         self.bert = BertModel(config, add_pooling_layer=False)
         self.cls = nn.ModuleDict({"predictions": BertPredictions(config)})
         self.post_init()
@@ -369,7 +373,7 @@ class BertLMHeadModel(BertPreTrainedModel):
         encoder_hidden_states=None, encoder_attention_mask=None, labels=None, past_key_values=None, use_cache=None,
         logits_to_keep=0, num_items_in_batch=None
     ) -> CausalLMOutput:
-        """labels: (B, T), usually the input_ids themselves: shifted here. logits_to_keep: of the last so many tokens."""
+        """labels: (B, T), usually the input_ids: shifted here. logits_to_keep: of the last so many tokens."""
         x = self.bert(
             input_ids,
             attention_mask,

@@ -5,15 +5,19 @@ key that a config does not know is kept, and written back. A *value* that minihf
 names it: a number silently ignored would be another model.
 """
 
+import math
 import types
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
+import torch
+
 from minihf.checkpoints.files import CheckpointError, read_json, write_json
 from minihf.checkpoints.hub import Source
 from minihf.nn.attention import IMPLEMENTATIONS
+from minihf.nn.losses import PROBLEM_TYPES
 
 # No model is larger than this in any one direction; products of three such sizes still fit in 64 bits.
 LARGEST_SIZE = 2**20
@@ -25,8 +29,8 @@ FILE_NAME = "config.json"
 class Config:
     """The fields that every architecture has.
 
-    `Config(**fields)` takes keywords only: fields, the reference's other names for them (`attribute_map`), `num_labels`,
-    `attn_implementation`, and unknown keys, which are kept.
+    `Config(**fields)` takes keywords only: fields, the reference's other names for them (`attribute_map`),
+    `num_labels`, `attn_implementation`, and unknown keys, which are kept.
 
     Raises:
         ValueError: a value of a wrong type, or one that makes no model.
@@ -57,33 +61,43 @@ class Config:
             default = field.default if field.default_factory is MISSING else field.default_factory()
             object.__setattr__(self, field.name, default)
         values.pop("model_type", None)  # a class's own; the file's was read to choose the class
-        if "torch_dtype" in values:  # the name until 2025
-            values["dtype"] = values.pop("torch_dtype") or values.get("dtype")
+        former = values.pop("torch_dtype", None)  # the name of dtype until 2025
+        values["dtype"] = values.get("dtype") or former
         self.attn_implementation = values.pop("attn_implementation", None) or "sdpa"
         num_labels = values.pop("num_labels", None)
         for name, value in values.items():
+            if name not in annotations(type(self)) and hasattr(type(self), name):
+                raise ValueError(f"a config can keep no key {name!r}: it is a name of {type(self).__name__} itself")
             setattr(self, name, value)
-        self._settle_labels(num_labels)
-        self.dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        if isinstance(self.dtype, torch.dtype) or isinstance(self.dtype, str):
+            self.dtype = str(self.dtype).removeprefix("torch.")
         self._check_types()
+        self._settle_labels(num_labels)
+        if self.dtype is not None and not is_floating_dtype(self.dtype):
+            raise ValueError(f"dtype={self.dtype!r} is no floating point dtype: expected 'float32', 'bfloat16', …")
+        self.require_choice("problem_type", [None, *PROBLEM_TYPES])
         self.check()
 
     def check(self) -> None:
         """Refuse numbers that make no model. Architectures say which."""
 
     def _settle_labels(self, num_labels: int | None) -> None:
-        if self.id2label is not None:
-            self.id2label = {int(i): name for i, name in self.id2label.items()}  # JSON knows no integer keys
-        elif self.label2id is not None:
-            self.id2label = {int(i): name for name, i in self.label2id.items()}
-        if num_labels is None:
-            num_labels = 2 if self.id2label is None else len(self.id2label)
-        if self.id2label is not None and len(self.id2label) != num_labels:
-            raise ValueError(f"num_labels={num_labels}, but id2label names {len(self.id2label)}: give one of them, or both alike")
-        if self.id2label is None:
-            self.num_labels = num_labels
-        elif self.label2id is None or set(self.label2id.values()) != set(self.id2label):
-            self.label2id = {name: i for i, name in self.id2label.items()}
+        """Of the number of labels and their names in both directions, make what is not there."""
+        try:  # JSON knows no integer keys
+            names = None if self.id2label is None else {int(i): name for i, name in self.id2label.items()}
+            numbers = None if self.label2id is None else {name: int(i) for name, i in self.label2id.items()}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"id2label maps numbers to names, label2id names to numbers: {error}") from error
+        if names is None and numbers is not None:
+            names = {i: name for name, i in numbers.items()}
+        if names is None:
+            names = numbered_labels(2 if num_labels is None else num_labels)
+        if num_labels is not None and (type(num_labels) is not int or num_labels != len(names)):
+            raise ValueError(f"num_labels={num_labels!r}, but id2label names {len(names)}: give one, or both alike")
+        if not names:
+            raise ValueError("id2label={} makes no classification head: name at least one label")
+        self.id2label = names
+        self.label2id = {name: i for i, name in names.items()} if numbers is None else numbers
 
     @property
     def attn_implementation(self) -> str:
@@ -98,15 +112,14 @@ class Config:
 
     @property
     def num_labels(self) -> int:
-        """How many classes a classification head tells apart. Setting it renames them LABEL_0, LABEL_1, …"""
+        """How many classes a classification head tells apart. Another number renames them LABEL_0, LABEL_1, …"""
         return len(self.id2label)
 
     @num_labels.setter
     def num_labels(self, number: int) -> None:
-        if not isinstance(number, int) or not 0 < number < LARGEST_SIZE:
-            raise ValueError(f"num_labels={number!r} makes no classification head: give a positive number")
-        self.id2label = {i: f"LABEL_{i}" for i in range(number)}
-        self.label2id = {name: i for i, name in self.id2label.items()}
+        if number != len(self.id2label):
+            self.id2label = numbered_labels(number)
+            self.label2id = {name: i for i, name in self.id2label.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, self.attribute_map.get(name, name), value)
@@ -132,6 +145,16 @@ class Config:
             if getattr(self, name) is not None and not 0 < getattr(self, name) <= LARGEST_SIZE:
                 raise ValueError(f"{name}={getattr(self, name)} makes no model: expected 1 to {LARGEST_SIZE}")
 
+    def require_magnitudes(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} makes no model: expected 0 or more")
+
+    def require_token_ids(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None and not -self.vocab_size <= getattr(self, name) < self.vocab_size:
+                raise ValueError(f"{name}={getattr(self, name)} is outside the vocabulary of {self.vocab_size}")
+
     def require_layers(self, *names: str) -> None:
         for name in names:
             if not 0 <= getattr(self, name) <= MOST_LAYERS:
@@ -144,29 +167,29 @@ class Config:
 
     def require_multiple(self, name: str, of: str) -> None:
         if getattr(self, name) % getattr(self, of):
-            raise ValueError(f"{name}={getattr(self, name)} must be a multiple of {of}={getattr(self, of)}: each head gets an equal share")
+            raise ValueError(
+                f"{name}={getattr(self, name)} must be a multiple of {of}={getattr(self, of)}: heads have equal shares"
+            )
 
     def require_choice(self, name: str, known: Any) -> None:
         """A value that minihf implements; a name that the file does not hold is fine."""
         value = getattr(self, name, None)
-        if name in annotations(type(self)) or value is not None:
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not implemented; known are {', '.join(map(repr, known))}")
+        if value not in known and (value is not None or name in annotations(type(self))):
+            raise ValueError(f"{name}={value!r} is not implemented; known are {', '.join(map(repr, known))}")
 
     # To and from files.
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **changes: Any) -> "Config":
         """From the content of a `config.json`; `changes` win over what the file says."""
-        values = {**values, **{cls.attribute_map.get(name, name): value for name, value in changes.items()}}
-        for name in cls.attribute_map:
-            values.pop(name, None) if cls.attribute_map[name] in values else None
-        if "num_labels" in changes:  # other labels than the file's: its names for them are void
-            values.update({"id2label": changes.get("id2label"), "label2id": changes.get("label2id")})
-        elif "id2label" in changes or "label2id" in changes:
-            values.pop("num_labels", None)
-            values.update({"id2label": changes.get("id2label"), "label2id": changes.get("label2id")})
-        return cls(**values)
+        # What older releases wrote about their own workings is not the model's.
+        values = {cls.attribute_map.get(name, name): v for name, v in values.items() if not name.startswith("_")}
+        changes = {cls.attribute_map.get(name, name): v for name, v in changes.items()}
+        named = len(values["id2label"]) if isinstance(values.get("id2label"), dict) else None
+        if {"id2label", "label2id"} & changes.keys() or changes.get("num_labels", named) != named:
+            for name in ("num_labels", "id2label", "label2id"):  # the file's are void
+                values.pop(name, None)
+        return cls(**{**values, **changes})
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "Config":
@@ -174,8 +197,8 @@ class Config:
 
         Args:
             name_or_path: a folder, or a name such as "bert-base-uncased".
-            options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`);
-                all others change the config.
+            options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`,
+                `force_download`); all others change the config.
 
         Raises:
             FileNotFoundError: there is no such file. CheckpointError: it is broken, or its numbers make no model.
@@ -193,9 +216,14 @@ class Config:
             raise CheckpointError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """All that `config.json` holds: the fields, the unknown keys, and the model's type."""
-        values = {name: value for name, value in vars(self).items() if not name.startswith("_") and value is not None}
-        if self.id2label == {0: "LABEL_0", 1: "LABEL_1"}:
+        """All that `config.json` holds: the model's type, the fields that say something, and the unknown keys."""
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        values = {
+            name: value for name, value in values.items() if value is not None or defaults.get(name, "") is not None
+        }
+        two = numbered_labels(2)
+        if self.id2label == two and self.label2id == {name: i for i, name in two.items()}:
             del values["id2label"], values["label2id"]
         return {"model_type": self.model_type, **values}
 
@@ -203,6 +231,17 @@ class Config:
         """Write `config.json` into a folder, which is made where there is none."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_json(Path(folder) / FILE_NAME, self.to_dict())
+
+
+def numbered_labels(number: int) -> dict[int, str]:
+    if type(number) is not int or not 0 < number < LARGEST_SIZE:
+        raise ValueError(f"num_labels={number!r} makes no classification head: give a positive number")
+    return {i: f"LABEL_{i}" for i in range(number)}
+
+
+def is_floating_dtype(name: str) -> bool:
+    dtype = getattr(torch, name, None)
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
 
 
 @cache

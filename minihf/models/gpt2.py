@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019): a decoder in which every token sees itself and earlier ones, and predicts the next.
 
-What is special: the norm comes before each sublayer ("pre-norm"), so that a straight path runs from the embeddings to the
-last norm; one layer makes queries, keys and values at once; weights are transposed (`Conv1D`).
+What is special: the norm comes before each sublayer ("pre-norm"), so that a straight path runs from the embeddings to
+the last norm; one layer makes queries, keys and values at once; weights are transposed (`Conv1D`).
 
     x ──┬─ LayerNorm ─ attention ─(+)──┬─ LayerNorm ─ two linear layers ─(+)── next block
         └─────────────────────────┘    └─────────────────────────────────┘
@@ -80,10 +80,17 @@ class GPT2Config(Config):
         self.require_sizes("vocab_size", "n_positions", "n_embd", "n_head", "n_inner")
         self.require_layers("n_layer")
         self.require_multiple("n_embd", of="n_head")
-        self.require_probabilities("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "classifier_dropout")
+        self.require_probabilities("resid_pdrop", "embd_pdrop", "attn_pdrop")
+        self.require_probabilities("summary_first_dropout", "classifier_dropout")
+        self.require_magnitudes("layer_norm_epsilon", "initializer_range")
         self.require_choice("activation_function", ACTIVATIONS)
         self.require_choice("summary_type", ["cls_index", "first", "last", "mean"])
         self.require_choice("summary_activation", [None, *ACTIVATIONS])
+
+    @property
+    def head_dropout(self) -> float:
+        rates = self.classifier_dropout, getattr(self, "hidden_dropout", None)
+        return next((rate for rate in rates if rate is not None), 0.1)
 
 
 class GPT2Attention(nn.Module):
@@ -106,8 +113,8 @@ class GPT2Attention(nn.Module):
             self.scale /= layer + 1
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, context: Tensor | None = None, impl: str | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, context: Tensor | None = None, impl: str |
+    None = None ) -> tuple[Tensor, Tensor | None]:
         config = self.config
         if context is None:
             q, k, v = (split_heads(y, config.n_head) for y in self.c_attn(x).chunk(3, dim=-1))
@@ -180,7 +187,7 @@ class GPT2PreTrainedModel(Model):
         return self.config.n_positions
 
     def init_weights(self, module: nn.Module) -> None:
-        """Layers that end on the straight path start smaller, by 1 / sqrt(their number), so that its variance stays 1."""
+        """Layers that end on the straight path start smaller, by 1 / sqrt(their number): its variance stays 1."""
         super().init_weights(module)
         if isinstance(module, (GPT2Attention, GPT2MLP)):
             nn.init.normal_(module.c_proj.weight, std=self.config.initializer_range / (2 * self.config.n_layer) ** 0.5)
@@ -266,7 +273,7 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
         inputs_embeds=None, encoder_hidden_states=None, encoder_attention_mask=None, labels=None, use_cache=None,
         logits_to_keep=0, num_items_in_batch=None
     ) -> CausalLMOutput:
-        """labels: (B, T), usually the input_ids themselves: shifted here. logits_to_keep: of the last so many tokens."""
+        """labels: (B, T), usually the input_ids: shifted here. logits_to_keep: of the last so many tokens."""
         x = self.transformer(
             input_ids,
             past_key_values,
@@ -369,8 +376,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config):
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        dropout = getattr(config, "hidden_dropout", None) if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(0.1 if dropout is None else dropout)
+        self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.n_embd, config.num_labels)
         self.post_init()
 
@@ -400,6 +406,6 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
         start_positions=None, end_positions=None
     ) -> QuestionAnsweringOutput:
         """start_positions, end_positions: (B,), of the answer's first and last token; outside the text: no answer."""
-        x = self.transformer(input_ids, None, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
-        start, end = self.qa_outputs(x).unbind(-1)  # (B, T, 2) -> (B, T), (B, T)
+        x = self.transformer(input_ids, None, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        start, end = self.qa_outputs(x.last_hidden_state).unbind(-1)  # (B, T, 2) -> (B, T), (B, T)
         return QuestionAnsweringOutput(span_loss(start, end, start_positions, end_positions), start, end)

@@ -11,10 +11,14 @@ def check_batch(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple
         ValueError: both or neither came, or another shape.
     """
     if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("a model reads input_ids (batch, tokens) or inputs_embeds (batch, tokens, channels): pass one of them")
+        raise ValueError(
+            "a model reads input_ids (batch, tokens) or inputs_embeds (batch, tokens, channels): pass one of them"
+        )
     if input_ids is None:
         if inputs_embeds.dim() != 3:
-            raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, expected (batch, tokens, channels)")
+            raise ValueError(
+                f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, expected (batch, tokens, channels)"
+            )
         return inputs_embeds.shape[0], inputs_embeds.shape[1]
     if input_ids.dim() != 2:
         raise ValueError(

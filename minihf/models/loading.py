@@ -1,8 +1,8 @@
 """From a checkpoint to a model.
 
-The model is made on the meta device, where tensors have shapes and no memory. The ledger finds a place for each tensor of
-the file; only when everything fits are the tensors put there, mapped from the file: nothing is copied that need not be, and
-there is never a half-loaded model.
+The model is made on the meta device, where tensors have shapes and no memory. The ledger finds a place for each tensor
+of the file; only when everything fits are the tensors put there, mapped from the file: nothing is copied that need not
+be, and there is never a half-loaded model.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from minihf.checkpoints.files import CheckpointError, Weights, read_json
 from minihf.checkpoints.hub import Source
 from minihf.checkpoints.ledger import Ledger, match
 from minihf.generation.config import GenerationConfig
-from minihf.models.config import FILE_NAME, Config
+from minihf.models.config import FILE_NAME, Config, is_floating_dtype
 
 if TYPE_CHECKING:
     from minihf.models.base import Model
@@ -46,8 +46,8 @@ def load_pretrained(
     Args:
         name_or_path: a folder with `config.json` and safetensors files, or a name such as "bert-base-uncased".
         config: use this config rather than the checkpoint's.
-        dtype: of the parameters: a dtype, its name, or "auto": the config's, else that of the file's first tensor. None is
-            float32.
+        dtype: of the parameters: a dtype, its name, or "auto": the config's, else that of the file's first tensor. None
+            is float32.
         attn_implementation: "sdpa" (the default) or "eager".
         device_map: the device to load to: "cuda", "cuda:1", "cpu"; "auto" is the GPU where there is one.
         strict: False loads what fits, and initialises what is missing.
@@ -55,8 +55,8 @@ def load_pretrained(
         output_loading_info: return (model, ledger as a dict) instead of the model.
         trust_remote_code, use_safetensors: only False, and only True: minihf never runs what a file says.
         torch_dtype: the former name of `dtype`.
-        options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`), and
-            any field of the config, changed while loading (`num_labels=3`).
+        options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`),
+            and any field of the config, changed while loading (`num_labels=3`).
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -69,10 +69,13 @@ def load_pretrained(
     source, changes = Source.split(name_or_path, options)
     config_path = source.get(FILE_NAME) if config is None else None
     if config is None:
+        source = source.pinned(config_path)  # the weights of the same commit, should the branch move in between
         config = cls.config_class.from_file(config_path, **changes)
         check_known(changes, cls, config_path)
     elif changes:
-        raise TypeError(f"config= is given, so {', '.join(changes)} cannot change the checkpoint's: change the config instead")
+        raise TypeError(
+            f"config= is given, so {', '.join(changes)} cannot change the checkpoint's: change the config instead"
+        )
     if attn_implementation is not None:
         config.attn_implementation = attn_implementation
     device = pick_device(device_map)
@@ -104,7 +107,9 @@ def load_pretrained(
     if fresh:
         logger.warning(
             "%s: not in the checkpoint %s, and newly initialised: %s. Train the model before you use it.",
-            cls.__name__, source.name, ", ".join(fresh),
+            cls.__name__,
+            source.name,
+            ", ".join(fresh),
         )
     model.eval()
     return (model, ledger.as_dict()) if output_loading_info else model
@@ -113,12 +118,20 @@ def load_pretrained(
 def check_known(changes: dict[str, Any], cls: type["Model"], path: Path) -> None:
     """A keyword that neither minihf nor the config has ever heard of is a slip of the pen."""
     known = {*vars(cls.config_class()), *cls.config_class.attribute_map, "num_labels", *read_json(path)}
-    options = {"dtype", "attn_implementation", "device_map", "strict", "ignore_mismatched_sizes", "output_loading_info", "revision"}
+    options = {
+        "dtype",
+        "attn_implementation",
+        "device_map",
+        "strict",
+        "ignore_mismatched_sizes",
+        "output_loading_info",
+        "revision",
+    }
     for name in changes:
         if name not in known:
             near = difflib.get_close_matches(name, known | options, n=1)
             raise TypeError(
-                f"{cls.__name__}.from_pretrained has no option {name!r}, nor has {cls.config_class.__name__} such a field"
+                f"{cls.__name__}.from_pretrained has no option {name!r}, and {cls.config_class.__name__} no such field"
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
 
@@ -129,17 +142,19 @@ def pick_dtype(dtype: torch.dtype | str | None, config: Config, weights: Weights
         dtype = config.dtype or first
     if dtype is None:
         return torch.float32
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    name = str(dtype).removeprefix("torch.")
+    if not is_floating_dtype(name):
         raise ValueError(f"dtype={dtype!r} is no floating point dtype: expected torch.float32, 'bfloat16', 'auto', …")
-    return found
+    return getattr(torch, name)
 
 
 def pick_device(device_map: str | torch.device | None) -> torch.device:
     if device_map == "auto":
         device_map = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(device_map, dict):
-        raise ValueError("device_map names one device here: 'cuda', 'cpu' or 'auto'; minihf does not split a model over several")
+        raise ValueError(
+            "device_map names one device here: 'cuda', 'cpu' or 'auto'; minihf does not split a model over several"
+        )
     return torch.device("cpu" if device_map is None else device_map)
 
 
@@ -150,7 +165,7 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: torch.device) -> None:
-    """First values for parameters that no file holds. The others are still on the meta device, which no value reaches."""
+    """First values for parameters that no file holds. The others are still on the meta device: no value reaches them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in names:
         place(model, name, torch.empty(parameters[name].shape, dtype=dtype, device=device))
@@ -159,7 +174,7 @@ def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: tor
 
 
 def reconcile_ties(model: "Model", ledger: Ledger) -> None:
-    """Tie what the file held once. A file that holds both, with different numbers, means what it says: they stay two."""
+    """Tie what the file held once. A file that holds both, with different numbers, means it: they stay two."""
     for target, source in model.tied.items() if model.config.tie_word_embeddings else ():
         if source in ledger.tied:  # the file has only the other name of it
             place(model, source, model.get_parameter(target).data)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
     """Run a forward inside, then read what each of `kinds` recorded.
 
-    hidden_states: the input of each layer, then `last_hidden_state` of the base model, which a final norm has gone over.
+    hidden_states: the input of each layer, then `last_hidden_state` of the base model, which a final norm has gone
+    over.
     attentions, cross_attentions: the weights of each layer. Only eager attention forms them, so for this one call the
     modules that are listened to run eagerly, whatever the config says.
     """

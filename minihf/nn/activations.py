@@ -1,7 +1,8 @@
 """The non-linearities by the names that configs use.
 
 Four of these are the same idea: GELU is x times the probability that a standard normal variable is below x. "gelu" is
-exact; "gelu_new", "gelu_fast" and "gelu_pytorch_tanh" are one tanh approximation, from GPT-2; "quick_gelu" is a sigmoid.
+exact; "gelu_new", "gelu_fast" and "gelu_pytorch_tanh" are one tanh approximation, from GPT-2; "quick_gelu" is a
+sigmoid.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Scaled dot-product attention ("Attention Is All You Need", 2017, equation 1), written twice.
 
-`eager_attention` is the equation, five lines that a student can follow with a pencil: the oracle. `sdpa_attention` hands
-the same work to PyTorch's fused kernels (flash and memory-efficient on CUDA): the default. `attend` picks one of them.
+`eager_attention` is the equation, five lines that a student can follow with a pencil: the oracle. `sdpa_attention`
+hands the same work to PyTorch's fused kernels (flash and memory-efficient on CUDA): the default. `attend` picks one of
+them.
 
 Notation, here and in every architecture:
 
@@ -78,7 +79,7 @@ def eager_attention(q, k, v, mask, *, dropout, bias, scale) -> tuple[Tensor, Ten
     if mask is not None:
         # The lowest number, not -inf: a row that may attend to nothing becomes an average of all, not NaN.
         lowest = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else (scores + mask).clamp(min=lowest)
     weights = scores.softmax(dim=-1).to(v.dtype)
     weights = F.dropout(weights, dropout)
     return weights @ v, weights  # (B, H, Q, K) @ (B, H, K, D) -> (B, H, Q, D)

@@ -40,7 +40,7 @@ class Cache:
 
 
 class LayerCache:
-    """The keys and values of one layer, in buffers (B, H, capacity, D) of which the first `length` tokens are in use."""
+    """The keys and values of one layer, in buffers (B, H, capacity, D); the first `length` tokens are in use."""
 
     def __init__(self):
         self.length = 0
@@ -48,13 +48,15 @@ class LayerCache:
         self.values: Tensor | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self.keys is not None and k.shape[0] != self.keys.shape[0]:
+            raise ValueError(
+                f"the cache holds {self.keys.shape[0]} texts, and {k.shape[0]} came: use one cache a batch"
+            )
         start, self.length = self.length, self.length + k.shape[2]
         if start == 0:
             self.keys, self.values = k, v  # the prompt's own tensors; the next token finds them full, and copies them
             return k, v
-        if k.shape[0] != self.keys.shape[0]:
-            raise ValueError(f"the cache holds {self.keys.shape[0]} texts, and {k.shape[0]} came: use one cache a batch")
-        if torch.is_grad_enabled() and (k.requires_grad or self.keys.requires_grad):
+        if torch.is_grad_enabled():
             # Autograd keeps what it needs for the way back by reference: writing in place would spoil it.
             self.keys = torch.cat([self.keys[:, :, :start], k], dim=2)
             self.values = torch.cat([self.values[:, :, :start], v], dim=2)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def cross_entropy(
@@ -47,9 +48,10 @@ def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str
 
     Args:
         logits: (B, N).
-        labels: (B,) class indices, (B, N) or (B,) floats for a regression, (B, N) floats 0..1 for several labels a text.
+        labels: (B,) class indices, (B, N) or (B,) floats for a regression, (B, N) floats 0..1 for several labels a
+        text.
         problem_type: "regression" (mean squared error), "single_label_classification" (cross-entropy) or
-            "multi_label_classification" (a binary cross-entropy a label). None: a regression where N is 1, else one label
+            "multi_label_classification" (a binary cross-entropy each). None: a regression where N is 1, else one label
             where labels are integers, else several.
     """
     if labels is None:
@@ -60,16 +62,16 @@ def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str
         problem_type = "regression" if logits.shape[-1] == 1 else single
     if problem_type == "single_label_classification":
         return cross_entropy(logits, labels)
-    if problem_type in ("regression", "multi_label_classification") and labels.numel() != logits.numel():
-        raise ValueError(f"{problem_type} needs a label for each logit: logits {tuple(logits.shape)}, labels {tuple(labels.shape)}")
+    if problem_type not in PROBLEM_TYPES:
+        known = ", ".join(map(repr, PROBLEM_TYPES))
+        raise ValueError(f"problem_type {problem_type!r} is not known: choose one of {known}, or leave it out")
+    if labels.shape != logits.shape and not (logits.shape[-1] == 1 and labels.numel() == logits.numel()):
+        raise ValueError(
+            f"{problem_type} needs a label for each logit: logits {tuple(logits.shape)}, labels {tuple(labels.shape)}"
+        )
     if problem_type == "regression":
         return F.mse_loss(logits.view(labels.shape), labels.to(logits.dtype))
-    if problem_type == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    raise ValueError(
-        f"problem_type {problem_type!r} is not known: choose 'regression', 'single_label_classification' or "
-        "'multi_label_classification', or leave it out"
-    )
+    return F.binary_cross_entropy_with_logits(logits, labels.view(logits.shape).to(logits.dtype))
 
 
 def span_loss(start: Tensor, end: Tensor, start_positions: Tensor | None, end_positions: Tensor | None):

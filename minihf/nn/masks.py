@@ -32,8 +32,8 @@ def encoder_mask(attention_mask: Tensor | None, batch: int, keys: int, *, dtype:
         return ready_mask(attention_mask, dtype)
     if tuple(attention_mask.shape) != (batch, keys):
         raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(batch, keys)}: one row for each of the "
-            f"{batch} texts, one entry for each of the {keys} tokens, those in the cache included"
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(batch, keys)}: a row for each text, an "
+            "entry for each token, those in the cache included"
         )
     if not torch.compiler.is_compiling() and attention_mask.all():  # compiled code cannot branch on values
         return None
@@ -60,4 +60,4 @@ def ready_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if not mask.is_floating_point():
         return mask.bool()
-    return mask.clamp(min=torch.finfo(dtype).min).to(dtype)
+    return mask.to(dtype).clamp(min=torch.finfo(dtype).min)

@@ -1,7 +1,7 @@
 """The tokenizer families by name, and the one that finds which of them a folder holds.
 
-A family is what its checkpoints take for granted without saying so: special tokens, the names of the outputs, and how an
-engine is built where there is only a vocabulary.
+A family is what its checkpoints take for granted without saying so: special tokens, the names of the outputs, and how
+an engine is built where there is only a vocabulary.
 """
 
 from pathlib import Path
@@ -74,14 +74,14 @@ class AutoTokenizer:
             tokenizer_type: the family, as the `model_type` of its models: "bert", "gpt2". Without it that which
                 `tokenizer_config.json` names, or else `config.json`.
             config: the model's config, instead of the one that lies beside the tokenizer.
-            options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`), and
+            options: where to look: `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`;
                 what is to be other than the files say: special tokens (`pad_token="<pad>"`), `model_max_length`,
                 `padding_side`, `truncation_side`, `model_input_names`, `clean_up_tokenization_spaces`,
                 `split_special_tokens`, `extra_special_tokens`, and the options of the family.
 
         Raises:
-            FileNotFoundError: no such folder or repository, or no tokenizer in it. CheckpointError: files that are broken.
-            ValueError, TypeError: options that are unknown or do not apply.
+            FileNotFoundError: no such folder or repository, or no tokenizer in it.
+            CheckpointError: files that are broken. ValueError, TypeError: options that are unknown or do not apply.
         """
         source, options = Source.split(name_or_path, options)
         if tokenizer_type is None:
@@ -100,14 +100,15 @@ def _family(source: Source, config: Any) -> type[Tokenizer]:
     if config is not None:
         model = {name: getattr(config, name, None) for name in ("tokenizer_class", "model_type")}
     name = str(stated.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
-    kind = model.get("model_type")
+    kind = str(model.get("model_type") or "")
     family = BY_CLASS.get(name, Tokenizer) if name else BY_MODEL_TYPE.get(kind, Tokenizer)
     if family is not Tokenizer or source.find(folder.FILE):
         return family
-    if name and name not in NO_FAMILY or kind and kind not in BY_MODEL_TYPE:
+    unknown = name if name not in ("", *NO_FAMILY) else kind if kind not in ("", *BY_MODEL_TYPE) else ""
+    if unknown:
         raise ValueError(
-            f"{source} has no {folder.FILE!r}, and its tokenizer ({name or kind}) is not one that is built from other files: "
-            f"{', '.join(BY_CLASS)}. Save it with the reference's tokenizer.save_pretrained, which writes {folder.FILE!r}"
+            f"{source} has no {folder.FILE!r}, and from other files only {' and '.join(BY_CLASS)} are built, no "
+            f"{unknown}; save it with the tokenizer.save_pretrained of transformers, which writes that file"
         )
     for candidate in BY_CLASS.values():
         if all(source.find(file) for file in candidate.vocab_files):

@@ -1,7 +1,7 @@
 """What a tokenizer returns: a mapping of names to ids and masks, which also knows what each token was in the text.
 
-The mapping holds a model's keyword arguments, so `model(**encoding)` works. Beside it lie the engine's own records, one a
-row, and through them tokens, words and characters are found from one another.
+The mapping holds a model's keyword arguments, so `model(**encoding)` works. Beside it lie the engine's own records, one
+a row, and through them tokens, words and characters are found from one another.
 """
 
 import reprlib
@@ -35,7 +35,7 @@ class BatchEncoding(UserDict):
 
     Args:
         data: lists of numbers, arrays or tensors.
-        encoding: the engine's records, one a row; None where there are none, and the methods that need them raise ValueError.
+        encoding: the engine's records, one a row; without them the methods that need them raise ValueError.
         tensor_type: "pt" or "np" converts all values; None leaves them.
         prepend_batch_axis: on conversion, give each value a leading axis of size 1.
     """
@@ -129,7 +129,7 @@ class BatchEncoding(UserDict):
         if tensor_type is None:
             return self
         if tensor_type not in ("pt", "np"):
-            raise ValueError(f"return_tensors={tensor_type!r} is unknown: pass 'pt' (torch), 'np' (NumPy) or None (lists)")
+            raise ValueError(f"return_tensors={tensor_type!r} is unknown: pass 'pt' (torch), 'np' (NumPy) or None")
         convert = to_tensor if tensor_type == "pt" else to_array
         for key, value in self.data.items():
             try:

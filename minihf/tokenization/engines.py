@@ -1,17 +1,19 @@
-"""Engines of the `tokenizers` library: opened from a file, changed as the caller asks, or built from a vocabulary.
+"""Engines of the `tokenizers` library: opened from a file or built from a vocabulary, changed, and put to work.
 
 BERT: WordPiece over words cut at spaces and punctuation (Devlin et al. 2018; google-research/bert, `tokenization.py`).
-GPT-2: BPE over bytes, so that no text is unknown; a space belongs to the word after it (Radford et al. 2019; openai/gpt-2).
+GPT-2: BPE over bytes, so that no text is unknown; a space is part of the word after it (Radford et al. 2019;
+openai/gpt-2, `encoder.py`).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Encoding, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Engine
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from minihf.checkpoints.hub import CheckpointError
+from minihf.tokenization.inputs import Row, refuse_surrogates
 
 if TYPE_CHECKING:
     from minihf.tokenization.tokenizer import Tokenizer
@@ -36,6 +38,34 @@ def open_engine(file: Path) -> Engine:
         raise CheckpointError(f"{file} is no tokenizer of the tokenizers library: {error}") from error
 
 
+def encode(
+    engine: Engine, rows: list[Row], special: bool, words: bool, truncation: dict | None, padding: dict | None
+) -> list[Encoding]:
+    """Encode rows under settings that the engine is lent for this: it has its own again afterwards.
+
+    Raises:
+        ValueError: a text that is no Unicode, or that cannot be truncated so.
+    """
+    own = engine.truncation, engine.padding
+    try:
+        _set(engine, truncation, padding)
+        return engine.encode_batch(rows, is_pretokenized=words, add_special_tokens=special)
+    except TypeError:
+        refuse_surrogates(rows)
+        raise
+    except BaseException as error:  # the engine's panics derive from nothing narrower
+        if truncation is None or isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ValueError(f"the texts cannot be truncated with {truncation}: {error}") from error
+    finally:
+        _set(engine, *own)
+
+
+def _set(engine: Engine, truncation: dict | None, padding: dict | None) -> None:
+    engine.enable_truncation(**truncation) if truncation else engine.no_truncation()
+    engine.enable_padding(**padding) if padding else engine.no_padding()
+
+
 def adjust(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
     """Change the tokenizer's engine as the caller asks. ValueError for an option that does not apply to it."""
     engine = tokenizer.backend_tokenizer
@@ -44,8 +74,8 @@ def adjust(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
         component = getattr(engine, part)
         if not isinstance(component, kind):
             raise ValueError(
-                f"{name}={options[name]!r} does not apply: the {part} of this tokenizer is a {type(component).__name__}, not a "
-                f"{kind.__name__}; change tokenizer.backend_tokenizer.{part} yourself"
+                f"{name}={options[name]!r} does not apply: the {part} of this tokenizer is no {kind.__name__} but a "
+                f"{type(component).__name__}; change tokenizer.backend_tokenizer.{part} yourself"
             )
         setattr(component, attribute, options[name])
         setattr(engine, part, component)
@@ -90,8 +120,7 @@ def gpt2_template(tokenizer: "Tokenizer") -> processors.PostProcessor:
 def framed(tokenizer: "Tokenizer", settings: Mapping[str, Any]) -> processors.PostProcessor:
     """`A`, `A B`, each text between the bos and the eos token if `add_bos_token` and `add_eos_token` say so."""
     bos, eos = (getattr(tokenizer, name.removeprefix("add_")) if settings.get(name) else None for name in ENDS)
-    text = [*filter(None, [bos]), "$A", *filter(None, [eos])]
+    first = [f"{piece}:0" for piece in (bos, "$A", eos) if piece]
+    second = [f"{piece}:1" for piece in (bos, "$B", eos) if piece]
     ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys((bos, eos)) if token]
-    first, second = ([f"{piece}:{number}" for piece in text] for number in (0, 1))
-    second = ["$B:1" if piece == "$A:1" else piece for piece in second]
     return processors.TemplateProcessing(single=first, pair=first + second, special_tokens=ids)

@@ -1,8 +1,9 @@
 """A folder's files made into a tokenizer, and back.
 
 `tokenizer.json` is taken as it stands, never rebuilt; only where there is none does a family build its engine from its
-vocabulary files. Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders saved by older releases
-tell part of that in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added tokens.
+vocabulary files. Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders of older releases
+tell part of that in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added
+tokens.
 """
 
 import json
@@ -30,8 +31,8 @@ FACTS = (
 OPTIONS = (*FACTS, *SPECIAL_TOKENS, *EXTRA, *PARTS, *ENDS)
 # Keys that name a class, code, or places on the machine that wrote the file.
 NOT_KEPT = (
-    "tokenizer_class", "auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file",
-    "backend", "files_loaded", "is_local", "local_files_only", "init_inputs",
+    "tokenizer_class", "auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file",
+    "special_tokens_map_file", "backend", "files_loaded", "is_local", "local_files_only", "init_inputs",
 )  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
     options.pop("use_fast", None)  # there is one kind
     if unknown := options.keys() - set(OPTIONS):
         raise TypeError(
-            f"unknown options: {', '.join(sorted(unknown))}. A tokenizer takes {', '.join(OPTIONS)}, and where to look: "
+            f"unknown options: {', '.join(sorted(unknown))}. A tokenizer takes {', '.join(OPTIONS)}; where to look: "
             "revision, subfolder, token, cache_dir, local_files_only, force_download"
         )
     file = source.find(FILE)
@@ -65,10 +66,10 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
     if file:
         adjust(tokenizer, options)
         return tokenizer
-    ids = tokenizer.get_vocab()
-    misplaced = {str(token): index for index, token in known["added_tokens_decoder"].items() if ids[str(token)] != index}
+    ids, added = tokenizer.get_vocab(), known["added_tokens_decoder"]
+    misplaced = {str(token): index for index, token in added.items() if ids[str(token)] != index}
     if misplaced:
-        raise CheckpointError(f"{source}: the vocabulary has other tokens, or ends, before these that were added: {misplaced}")
+        raise CheckpointError(f"{source}: the vocabulary leaves no place for added tokens at their ids: {misplaced}")
     tokenizer.backend_tokenizer.post_processor = cls.template(tokenizer)
     return tokenizer
 
@@ -89,7 +90,8 @@ def read_settings(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     settings[EXTRA[0]] = [_token(token, special=True) for token in listed]
     special = {name: _token(settings[name], special=True) for name in SPECIAL_TOKENS if name in settings}
     try:
-        added = {int(index): _token(token) for index, token in (settings.pop("added_tokens_decoder", None) or {}).items()}
+        decoder = settings.pop("added_tokens_decoder", None) or {}
+        added = {int(index): _token(token) for index, token in decoder.items()}
         if former:
             roles = {str(token) for token in (*special.values(), *settings[EXTRA[0]])}
             for content, index in _read(source, "added_tokens.json").items():
@@ -99,7 +101,8 @@ def read_settings(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{source}: the added tokens are no mapping between ids and tokens: {error}") from error
     flagged = {token.content: token for token in added.values()}
-    settings |= {name: flagged.get(token, token) if isinstance(token, str) else token for name, token in special.items()}
+    for name, token in special.items():
+        settings[name] = flagged.get(token, token) if isinstance(token, str) else token
     settings["added_tokens_decoder"] = added
     return settings
 
@@ -117,7 +120,8 @@ def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, str]:
     if tokenizer.extra_special_tokens:
         config["additional_special_tokens"] = tokenizer.extra_special_tokens  # the name that every release reads
     # With these in the config, nobody reads a special_tokens_map.json left over from an earlier save.
-    config["added_tokens_decoder"] = {index: token.__getstate__() for index, token in engine.get_added_tokens_decoder().items()}
+    added = engine.get_added_tokens_decoder()
+    config["added_tokens_decoder"] = {index: token.__getstate__() for index, token in added.items()}
     config["tokenizer_class"] = type(tokenizer).__name__ if _is_usual(tokenizer) else "PreTrainedTokenizerFast"
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
@@ -128,7 +132,7 @@ def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, str]:
 
 
 def _is_usual(tokenizer: "Tokenizer") -> bool:
-    """Whether the family would build this very engine: where the config names a family, the reference builds it anew."""
+    """Whether the family would build this very engine: the reference does, where the config names a family."""
     if tokenizer.build is None:
         return False
     engine = tokenizer.build({}, [], tokenizer.settings | facts(tokenizer))
@@ -139,7 +143,7 @@ def _is_usual(tokenizer: "Tokenizer") -> bool:
 def _parts(engine: Engine) -> dict[str, Any]:
     parts = json.loads(engine.to_str())
     model = {name: value or None for name, value in parts["model"].items() if name not in ("vocab", "merges")}
-    return {name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")} | {"model": model}
+    return {name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")} | model
 
 
 def _built(cls: type["Tokenizer"], source: Source, settings: dict[str, Any]) -> Engine:

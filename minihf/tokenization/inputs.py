@@ -1,7 +1,7 @@
 """What people pass as text, made into what the engine encodes: one row a text, a pair of texts being a tuple.
 
-A text is a `str`; with `is_split_into_words` it is a list of words. A batch is any sequence of texts, be it a list, a tuple,
-a NumPy array or a column of a dataset. Whatever else comes is refused here, with the place where it stood.
+A text is a `str`; with `is_split_into_words` it is a list of words. A batch is any sequence of texts: a list, a tuple,
+an array, a column of a dataset. Whatever else comes is refused here, with the place where it stood.
 """
 
 import reprlib
@@ -46,15 +46,15 @@ def to_rows(text: Any, text_pair: Any, words: bool) -> tuple[list[Row], bool]:
 
 
 def refuse_surrogates(rows: list[Row]) -> None:
-    """ValueError for the first text that is no Unicode: Python lets a `str` hold half a surrogate pair, UTF-8 does not."""
+    """ValueError for the first text that is no Unicode: a `str` may hold half a surrogate pair, UTF-8 may not."""
     for i, row in enumerate(rows):
         for text in _flat(row):
             try:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"text {i} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair, which no "
-                    "encoding has; clean it with text.encode('utf-8', 'replace').decode()"
+                    f"text {i} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair, which "
+                    "is no character; clean it with text.encode('utf-8', 'replace').decode()"
                 ) from error
 
 

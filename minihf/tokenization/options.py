@@ -35,7 +35,7 @@ def padding_settings(
     side = known("padding_side", tokenizer.padding_side if side is None else side, SIDES)
     if strategy == "max_length" and max_length is None:
         max_length = _model_limit(tokenizer, "padding='max_length'")
-    if strategy == "do_not_pad" or strategy == "max_length" and max_length is None:
+    if strategy == "do_not_pad" or (strategy == "max_length" and max_length is None):
         return None
     if tokenizer.pad_token is None:
         raise ValueError(
@@ -52,8 +52,8 @@ def padding_settings(
         raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of}; a positive number was expected")
     if truncation and pad_to_multiple_of and truncation["max_length"] % pad_to_multiple_of:
         raise ValueError(
-            f"rows are cut at {truncation['max_length']}, which is no multiple of pad_to_multiple_of={pad_to_multiple_of}; "
-            "pass a max_length that is"
+            f"rows are cut at {truncation['max_length']}, no multiple of pad_to_multiple_of={pad_to_multiple_of}; pass "
+            "a max_length that is one"
         )
     if strategy == "longest" and max_length is not None and not truncation:
         warnings.warn(
@@ -82,7 +82,7 @@ def truncation_settings(
     """The engine's `enable_truncation` arguments; None: no truncation.
 
     Raises:
-        ValueError: unknown values; a length without room for the special tokens or the stride; `only_second` without pairs.
+        ValueError: unknown values; a length without room for special tokens or stride; `only_second` without pairs.
     """
     strategy = _chosen("truncation", truncation, TRUNCATIONS, "do_not_truncate")
     if strategy == "do_not_truncate":
@@ -100,7 +100,7 @@ def truncation_settings(
         raise ValueError(f"max_length={max_length} has no room for the {special} special tokens")
     if stride < 0 or stride >= max(room, 1):
         raise ValueError(
-            f"stride={stride} tokens would be repeated in each part, and a part has max_length - special tokens = {room}; "
+            f"stride={stride} tokens are to stand in two parts, and a part has {room} beside the special ones: "
             "the stride must be less, and not negative"
         )
     side = known("truncation_side", tokenizer.truncation_side, SIDES)

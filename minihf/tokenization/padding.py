@@ -15,16 +15,24 @@ if TYPE_CHECKING:
 
 def pad(
     tokenizer: "Tokenizer",
-    encoded: Any,
-    padding: bool | str,
-    max_length: int | None,
-    pad_to_multiple_of: int | None,
-    padding_side: str | None,
-    return_attention_mask: bool | None,
-    return_tensors: str | None,
+    encoded_inputs: Any,
+    padding: bool | str = True,
+    max_length: int | None = None,
+    pad_to_multiple_of: int | None = None,
+    padding_side: str | None = None,
+    return_attention_mask: bool | None = None,
+    return_tensors: str | None = None,
 ) -> BatchEncoding:
-    """`Tokenizer.pad`, which documents it."""
-    data = _columns(encoded)
+    """Pad what was encoded before: one row, a mapping of rows, or a list of mappings, such as a data loader gathers.
+
+    Padded are `input_ids`, `attention_mask` (made where there is none), `token_type_ids` and `special_tokens_mask`.
+    Anything else, such as labels, is passed on as it is. Tensors and arrays come back as such. The options are those of
+    a call.
+
+    Raises:
+        TypeError: what are no rows. ValueError: rows that do not agree, options that cannot be met, ragged tensors.
+    """
+    data = _columns(encoded_inputs)
     if "input_ids" not in data:
         raise ValueError(f"padding needs input_ids; there is {', '.join(map(repr, data)) or 'nothing'}")
     return_tensors = return_tensors or _kind(data["input_ids"])
@@ -39,6 +47,9 @@ def pad(
     if single:
         data = {key: [value] for key, value in data.items()}
         ids = [ids]
+    counts = {key: len(value) if isinstance(value, list) else "none" for key, value in data.items()}
+    if set(counts.values()) != {len(ids)}:
+        raise ValueError(f"these have different numbers of rows: {counts}")
     if return_attention_mask and "attention_mask" not in data:
         data["attention_mask"] = [[1] * len(row) for row in ids]
     settings = padding_settings(tokenizer, padding, max_length, pad_to_multiple_of, padding_side)
@@ -65,18 +76,13 @@ def _columns(encoded: Any) -> dict[str, Any]:
     elif isinstance(encoded, list | tuple) and encoded and all(isinstance(row, Mapping) for row in encoded):
         for i, row in enumerate(encoded):
             if row.keys() != encoded[0].keys():
-                raise ValueError(f"row {i} has the keys {list(row)}, row 0 has {list(encoded[0])}; they must be the same")
+                raise ValueError(f"row {i} has the keys {list(row)}, row 0 has {list(encoded[0])}; they must agree")
         columns = {key: [row[key] for row in encoded] for key in encoded[0]}
     else:
+        empty = "n empty " if encoded == [] else " "
         raise TypeError(
-            f"padding takes what tokenizer(...) returns, or a list of such mappings; this is a {type(encoded).__name__}"
-            + (" that is empty" if isinstance(encoded, list | tuple) and not encoded else "")
+            f"padding takes what tokenizer(...) returns, or a list of such, not a{empty}{type(encoded).__name__}"
         )
-    ids = columns.get("input_ids")
-    if ids is not None and len(ids) and not isinstance(ids[0], int):
-        odd = {key: len(value) for key, value in columns.items() if len(value) != len(ids)}
-        if odd:
-            raise ValueError(f"input_ids has {len(ids)} rows, but {', '.join(f'{k} has {n}' for k, n in odd.items())}")
     return columns
 
 

@@ -1,7 +1,7 @@
 """The tokenizer: what people call, over an engine of the `tokenizers` library that does the work.
 
-The engine holds what a `tokenizer.json` holds. It is lent the settings for padding and truncation for one call: each call
-finds and leaves it as it was, and a lock keeps the settings of two threads apart.
+The engine holds what a `tokenizer.json` holds. It is lent the settings for padding and truncation for one call: each
+call finds and leaves it as it was, and a lock keeps the settings of two threads apart.
 """
 
 import copy
@@ -16,8 +16,8 @@ from tokenizers import Tokenizer as Engine
 from minihf.checkpoints.hub import CheckpointError, Source
 from minihf.tokenization import folder
 from minihf.tokenization.encoding import BatchEncoding, to_lists
-from minihf.tokenization.engines import open_engine
-from minihf.tokenization.inputs import Row, refuse_surrogates, to_rows
+from minihf.tokenization.engines import encode, open_engine
+from minihf.tokenization.inputs import Row, to_rows
 from minihf.tokenization.options import SIDES, padding_settings, truncation_settings
 from minihf.tokenization.padding import pad
 from minihf.tokenization.training import trained_anew
@@ -40,26 +40,26 @@ class Tokenizer(Vocabulary):
         model_max_length: the most tokens that the model takes; what `truncation=True` cuts at.
         padding_side, truncation_side: "right" or "left".
         model_input_names: what a call returns unless it is asked otherwise.
-        clean_up_tokenization_spaces: whether `decode` removes spaces before punctuation; BPE is left alone, it has none.
+        clean_up_tokenization_spaces: whether `decode` removes spaces before punctuation; BPE adds none and is let be.
         split_special_tokens: read special tokens in a text as ordinary characters.
         extra_special_tokens, additional_special_tokens: further special tokens, under the new and the old name.
         added_tokens_decoder: id -> token, of tokens to add where the engine lacks them.
         name_or_path: where it was loaded from.
         settings: further keys of `tokenizer_config.json`, which are kept and written back.
-        special_tokens: `bos_token`, `eos_token`, `unk_token`, `sep_token`, `pad_token`, `cls_token`, `mask_token`: a str or an
-            AddedToken, added to the vocabulary if it is not there; None where the family has one and this tokenizer none.
+        special_tokens: `bos_token`, `eos_token`, `unk_token`, `sep_token`, `pad_token`, `cls_token`, `mask_token`: each
+            a str or AddedToken, added to the vocabulary if it is not there; None to do without one that the family has.
 
     Raises:
         CheckpointError: a file that is no tokenizer, or one of another family. ValueError: settings that cannot be.
     """
 
+    is_fast = True
+    # What a family takes for granted, and how its vocabulary files become an engine.
     model_input_names: list[str] = ["input_ids", "attention_mask"]
     family_tokens: ClassVar[dict[str, str]] = {}
-    # What a family has: the kind of its engine's model, its vocabulary files, and how these become an engine and its template.
     algorithm: ClassVar[str | None] = None
     vocab_files: ClassVar[tuple[str, ...]] = ()
     read = build = template = None
-    is_fast = True
 
     def __init__(
         self,
@@ -88,24 +88,25 @@ class Tokenizer(Vocabulary):
         self.split_special_tokens = split_special_tokens
         self.padding_side = padding_side or padding.get("direction", "right")
         self.truncation_side = truncation_side or truncation.get("direction", "right")
-        self.model_max_length = NO_LIMIT if model_max_length is None else model_max_length
+        limit = NO_LIMIT if model_max_length is None else model_max_length
         self.model_input_names = list(model_input_names or type(self).model_input_names)
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.name_or_path = str(name_or_path)
         self.settings = dict(settings or {})
         sides = {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         problems = [f"{name} is {side!r}, not 'right' or 'left'" for name, side in sides.items() if side not in SIDES]
-        if type(self.model_max_length) not in (int, float) or self.model_max_length < 1:
-            problems.append(f"model_max_length is {self.model_max_length!r}, not a positive number")
+        if type(limit) not in (int, float) or not limit >= 1:
+            problems.append(f"model_max_length is {limit!r}, not a positive number")
         if problems:
             raise ValueError("; ".join(problems))
+        self.model_max_length = int(min(limit, NO_LIMIT))
 
     @classmethod
     def _opened(cls, engine: Engine | None, file: str | Path | None) -> Engine:
         if (engine is None) == (file is None):
             raise TypeError(
-                f"{cls.__name__} takes a tokenizers.Tokenizer (tokenizer_object=) or a tokenizer.json (tokenizer_file=), one of "
-                f"them; from a folder or a hub name it is loaded by {cls.__name__}.from_pretrained"
+                f"{cls.__name__} takes either a tokenizers.Tokenizer, tokenizer_object=, or a tokenizer.json, "
+                f"tokenizer_file=; a folder or a hub name is for {cls.__name__}.from_pretrained"
             )
         engine = open_engine(Path(file)) if engine is None else copy.deepcopy(engine)
         found = type(engine.model).__name__
@@ -118,23 +119,14 @@ class Tokenizer(Vocabulary):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "Tokenizer":
-        """Load a tokenizer of this class from a folder or a hub name; `AutoTokenizer.from_pretrained` finds the class itself.
+        """Load a tokenizer of this class from a folder or a hub name; `AutoTokenizer` finds the class itself.
 
-        The options are those of `AutoTokenizer.from_pretrained`, save the two that name a class.
+        The options are those of `AutoTokenizer.from_pretrained`, save the two that tell the class.
         """
         return folder.load(cls, *Source.split(name_or_path, options))
 
-    @property
-    def split_special_tokens(self) -> bool:
-        """Whether special tokens in a text are read as ordinary characters."""
-        return self._engine.encode_special_tokens
-
-    @split_special_tokens.setter
-    def split_special_tokens(self, value: bool) -> None:
-        self._engine.encode_special_tokens = bool(value)
-
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, str]:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which minihf and transformers both load; returns their paths."""
+        """Write `tokenizer_config.json` and `tokenizer.json`, for minihf and transformers alike; returns the paths."""
         return folder.save(self, Path(save_directory))
 
     def train_new_from_iterator(
@@ -154,9 +146,8 @@ class Tokenizer(Vocabulary):
         """
         new = list(new_special_tokens or ())
         engine = trained_anew(self._engine, text_iterator, vocab_size, length, new)
-        facts = folder.facts(self)
-        facts["extra_special_tokens"] = [*self.extra_special_tokens, *new]
-        return type(self)(engine, settings=self.settings, **facts)
+        extra = [*self.extra_special_tokens, *new]
+        return type(self)(engine, extra_special_tokens=extra, settings=self.settings, **folder.facts(self))
 
     def __call__(
         self,
@@ -185,9 +176,9 @@ class Tokenizer(Vocabulary):
             text: a str, or any sequence of them: a batch. A batch may also hold pairs, as tuples of two.
             text_pair: the second text of a pair, or of each pair of the batch.
             add_special_tokens: put the model's special tokens around each text.
-            padding: True or "longest" (fill to the longest row), "max_length" (fill to `max_length`), False or "do_not_pad".
-            truncation: True or "longest_first" (cut the longer text of a pair first), "only_first", "only_second", False or
-                "do_not_truncate". None truncates if `max_length` is given and nothing is padded.
+            padding: True or "longest" (fill to the longest row), "max_length" (fill to that), False or "do_not_pad".
+            truncation: True or "longest_first" (cut the longer text of a pair first), "only_first", "only_second",
+                False or "do_not_truncate". None truncates if `max_length` is given and nothing is padded.
             max_length: in tokens, special ones included; without it the tokenizer's `model_max_length`.
             stride: how many tokens two consecutive parts of a truncated text share.
             is_split_into_words: each text is a list of words.
@@ -195,14 +186,15 @@ class Tokenizer(Vocabulary):
             padding_side: "right" or "left" instead of the tokenizer's own.
             return_tensors: "pt" (torch), "np" (NumPy), or None for lists.
             return_token_type_ids, return_attention_mask: None returns them if they are in `model_input_names`.
-            return_overflowing_tokens: what truncation cuts off makes further rows; `overflow_to_sample_mapping` tells whose.
+            return_overflowing_tokens: what truncation cuts off makes further rows; `overflow_to_sample_mapping` tells
+                from which text each row is.
             return_special_tokens_mask: 1 for special tokens.
             return_offsets_mapping: each token's (start, end) in its text, in characters.
             return_length: each row's number of tokens, padding included.
 
         Returns:
-            `input_ids`, and `token_type_ids` and `attention_mask` as asked: lists (T), or (B, T) for a batch, for tensors, and
-            with `return_overflowing_tokens`.
+            `input_ids`, and `token_type_ids` and `attention_mask` as asked: lists (T), or (B, T) for a batch, for
+            tensors, and with `return_overflowing_tokens`.
 
         Raises:
             TypeError: what is no text; it says which. ValueError: options that are unknown or cannot be met.
@@ -216,8 +208,8 @@ class Tokenizer(Vocabulary):
         if cut is None and max(map(len, encodings)) > self.model_max_length:
             # the same words each time, so that Python says them once
             warnings.warn(
-                f"a text has more than the {self.model_max_length} tokens that the model takes: pass truncation=True, or cut "
-                "it before it reaches the model",
+                f"a text has more than the {self.model_max_length} tokens that the model takes: pass truncation=True, "
+                "or cut it before it reaches the model",
                 stacklevel=2,
             )
         if return_overflowing_tokens:
@@ -244,22 +236,9 @@ class Tokenizer(Vocabulary):
     def _returns(self, name: str, asked: bool | None) -> bool:
         return name in self.model_input_names if asked is None else asked
 
-    def _encode(self, rows: list[Row], special: bool, words: bool, truncation: dict | None, padding: dict | None) -> list[Encoding]:
-        engine = self._engine
+    def _encode(self, rows: list[Row], *settings: Any) -> list[Encoding]:
         with self._lock:
-            before = engine.truncation, engine.padding
-            _set(engine, truncation, padding)
-            try:
-                return engine.encode_batch(rows, is_pretokenized=words, add_special_tokens=special)
-            except TypeError:
-                refuse_surrogates(rows)
-                raise
-            except BaseException as error:  # the engine's own failures derive from Exception, its panics only from the base
-                if truncation is None or isinstance(error, KeyboardInterrupt | SystemExit):
-                    raise
-                raise ValueError(f"the texts cannot be truncated with {truncation}: {error}") from error
-            finally:
-                _set(engine, *before)
+            return encode(self._engine, rows, *settings)
 
     def tokenize(
         self, text: Any, pair: Any = None, add_special_tokens: bool = False, is_split_into_words: bool = False
@@ -267,31 +246,14 @@ class Tokenizer(Vocabulary):
         """The tokens of a text, or of a pair."""
         rows, batched = to_rows(text, pair, is_split_into_words)
         if batched:
-            raise TypeError("tokenize takes one text; for a batch call tokenizer(texts).tokens(i)")
+            raise TypeError("tokenize takes one text; for a batch there is tokenizer(texts).tokens(i)")
         return self._encode(rows, add_special_tokens, is_split_into_words, None, None)[0].tokens
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:
         """The `input_ids` alone; the options are those of a call."""
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
-    def pad(
-        self,
-        encoded_inputs: Any,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_attention_mask: bool | None = None,
-        return_tensors: str | None = None,
-    ) -> BatchEncoding:
-        """Pad what was encoded before: one row, a mapping of rows, or a list of mappings, such as a data loader gathers.
-
-        Padded are `input_ids`, `attention_mask` (which is made where there is none), `token_type_ids` and
-        `special_tokens_mask`. Anything else, such as labels, is passed on as it is. Tensors and arrays come back as such.
-        """
-        return pad(
-            self, encoded_inputs, padding, max_length, pad_to_multiple_of, padding_side, return_attention_mask, return_tensors
-        )
+    pad = pad
 
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
@@ -304,13 +266,17 @@ class Tokenizer(Vocabulary):
         ids = to_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         ids = [ids] if isinstance(ids, int) else ids
         batched = bool(ids) and isinstance(ids[0], list)
+        decode = self._engine.decode_batch if batched else self._engine.decode
         try:
-            texts = self._engine.decode_batch(ids if batched else [ids], skip_special_tokens=skip_special_tokens)
+            texts = decode(ids, skip_special_tokens=skip_special_tokens)
         except OverflowError as error:
-            raise ValueError("ids are 0 or more; put the pad token in place of others, such as the -100 in labels") from error
-        if self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces:
-            texts = [self._clean(text) for text in texts]
-        return texts if batched else texts[0]
+            raise ValueError("ids are 0 or more; put the pad token in place of the -100 in labels") from error
+        clean = clean_up_tokenization_spaces
+        if clean is None:
+            clean = self.clean_up_tokenization_spaces
+        if not clean or type(self._engine.model).__name__ == "BPE":  # whose spaces are the text's own
+            return texts
+        return [_cleaned(text) for text in texts] if batched else _cleaned(texts)
 
     def batch_decode(
         self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
@@ -319,13 +285,6 @@ class Tokenizer(Vocabulary):
         ids = to_lists(sequences)
         texts = [] if ids == [] else self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
-
-    def _clean(self, text: str) -> str:
-        if type(self._engine.model).__name__ == "BPE":
-            return text  # its spaces are the text's own
-        for wrong, right in CLEAN_UP:
-            text = text.replace(wrong, right)
-        return text
 
     def __repr__(self) -> str:
         limit = "none" if self.model_max_length >= NO_LIMIT else self.model_max_length
@@ -336,6 +295,7 @@ class Tokenizer(Vocabulary):
         )
 
 
-def _set(engine: Engine, truncation: dict | None, padding: dict | None) -> None:
-    engine.enable_truncation(**truncation) if truncation else engine.no_truncation()
-    engine.enable_padding(**padding) if padding else engine.no_padding()
+def _cleaned(text: str) -> str:
+    for wrong, right in CLEAN_UP:
+        text = text.replace(wrong, right)
+    return text

@@ -1,4 +1,4 @@
-"""A new vocabulary for an engine that is otherwise kept as it is: its normaliser, its cutting of words, its special tokens."""
+"""A new vocabulary for an engine that is otherwise kept: its normaliser, its cutting of words, its special tokens."""
 
 import json
 from collections.abc import Iterable
@@ -35,11 +35,11 @@ def trained_anew(
         if model["type"] == "BPE" and model.get(name) is not None:
             options[name] = model[name]
     if '"ByteLevel"' in json.dumps(plan["pre_tokenizer"]):
-        options["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()  # every byte, whether the texts have it or not
-    special = [AddedToken(**{name: token[name] for name in token if name != "id"}) for token in added if token["special"]]
-    trainer = TRAINERS[model["type"]](
-        vocab_size=vocab_size, special_tokens=special + new_special_tokens, show_progress=False, **options
-    )
+        # every byte, whether these texts have it or not
+        options["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+    flags = [{name: token[name] for name in token if name != "id"} for token in added if token["special"]]
+    special = [AddedToken(**token) for token in flags] + new_special_tokens
+    trainer = TRAINERS[model["type"]](vocab_size=vocab_size, special_tokens=special, show_progress=False, **options)
     trained = Engine.from_str(json.dumps(plan))
     trained.train_from_iterator(texts, trainer=trainer, length=length)
     if frame is None:

@@ -1,7 +1,7 @@
 """Tokens and their ids, and which of them are special.
 
-The tokens themselves live in the engine, a `tokenizers.Tokenizer`; this knows the roles that some of them play: which pads,
-which masks, which begins and ends a text.
+The tokens themselves live in the engine, a `tokenizers.Tokenizer`; this knows the roles that some of them play: which
+pads, which masks, which begins and ends a text.
 """
 
 import threading
@@ -49,8 +49,8 @@ class Vocabulary:
 
     Args:
         engine: taken over, not copied.
-        special_tokens: the token of each role. What the engine lacks is added to it, first `added_tokens_decoder` in the order
-            of its ids, then these, then the extra ones.
+        special_tokens: the token of each role. What the engine lacks is added to it: first `added_tokens_decoder`, in
+            the order of its ids, then these, then the extra ones.
         extra_special_tokens: special tokens without a role of their own.
         added_tokens_decoder: id -> token.
 
@@ -85,6 +85,7 @@ class Vocabulary:
             raise ValueError("; ".join(problems))
         self._engine = engine
         self._lock = threading.Lock()
+        self.split_special_tokens = False
         self._special = dict.fromkeys(SPECIAL_TOKENS) | {name: str(token) for name, token in given}
         self.extra_special_tokens = list(dict.fromkeys(map(str, extra)))
         roles = dict(given)
@@ -101,11 +102,21 @@ class Vocabulary:
         if new:
             self._engine.add_tokens(new)
 
+    @property
+    def split_special_tokens(self) -> bool:
+        """Whether special tokens in a text are read as ordinary characters."""
+        return self._split
+
+    @split_special_tokens.setter
+    def split_special_tokens(self, value: bool) -> None:
+        self._split = self._engine.encode_special_tokens = bool(value)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
+        self.split_special_tokens = self._split  # which the engine's own copy forgets
 
     @property
     def backend_tokenizer(self) -> Engine:
@@ -143,8 +154,8 @@ class Vocabulary:
         """The former name of `extra_special_tokens`."""
         return self.extra_special_tokens
 
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | None | list[int | None]:
-        """A token's id, or a list of ids; for a token that there is not that of the unknown token, or None without one."""
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int | None] | None:
+        """A token's id, or a list of ids; for a token that there is not that of the unknown token, if there is one."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
         token_id = self._engine.token_to_id(tokens)
@@ -152,7 +163,9 @@ class Vocabulary:
             return self._engine.token_to_id(self.unk_token)
         return token_id
 
-    def convert_ids_to_tokens(self, ids: int | Iterable[int], skip_special_tokens: bool = False) -> str | None | list[str | None]:
+    def convert_ids_to_tokens(
+        self, ids: int | Iterable[int], skip_special_tokens: bool = False
+    ) -> str | list[str | None] | None:
         """An id's token, or a list of tokens (of a list, array or tensor); None for an id that there is not."""
         ids = to_lists(ids)
         if isinstance(ids, int):
@@ -185,7 +198,7 @@ class Vocabulary:
 
         Args:
             special_tokens_dict: such as `{"pad_token": "[PAD]", "extra_special_tokens": ["<a>", "<b>"]}`.
-            replace_extra_special_tokens: False keeps the extra ones that there are. Either way none leaves the vocabulary.
+            replace_extra_special_tokens: False keeps the extra ones there are. Either way none leaves the vocabulary.
 
         Raises:
             ValueError: a role that there is not. TypeError: what is no token.
@@ -194,9 +207,10 @@ class Vocabulary:
         for name, value in special_tokens_dict.items():
             if name not in SPECIAL_TOKENS + EXTRA:
                 raise ValueError(f"{name!r} is no special token; these are: {', '.join(SPECIAL_TOKENS + EXTRA)}")
-            values = list(value) if name in EXTRA and not isinstance(value, Token) else [value]
-            if name in EXTRA and isinstance(value, Token) or not all(isinstance(token, Token) for token in values):
-                raise TypeError(f"{name} is {value!r}; {'a list of tokens' if name in EXTRA else 'a token'} was expected")
+            values = value if name in EXTRA else [value]
+            if not isinstance(values, list | tuple) or not all(isinstance(token, Token) for token in values):
+                wanted = "a list of tokens" if name in EXTRA else "a str or an AddedToken"
+                raise TypeError(f"{name} is {value!r}; {wanted} was expected")
             tokens += [as_special(token) for token in values]
         for name, value in special_tokens_dict.items():
             if name in EXTRA:

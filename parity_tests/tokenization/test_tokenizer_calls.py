@@ -44,7 +44,7 @@ def every_two_values_together() -> list[dict]:
         (first, i), (second, j) = min(open_pairs)
         for numbers in tries:
             numbers |= {first: i, second: j}
-        met = [{pair for pair in itertools.combinations(numbers.items(), 2)} & open_pairs for numbers in tries]
+        met = [set(itertools.combinations(numbers.items(), 2)) & open_pairs for numbers in tries]
         best = max(range(len(tries)), key=lambda k: len(met[k]))
         open_pairs -= met[best]
         chosen.append({name: VALUES[name][number] for name, number in tries[best].items()})
@@ -52,20 +52,31 @@ def every_two_values_together() -> list[dict]:
 
 
 OPTIONS = every_two_values_together()
-SHAPES = ["text", "pair", "batch", "batch of pairs", "tuples", "words", "pair of words", "batch of words", "batch of word pairs"]
+SHAPES = [
+    "text",
+    "pair",
+    "batch",
+    "batch of pairs",
+    "tuples",
+    "words",
+    "pair of words",
+    "batch of words",
+    "batch of word pairs",
+]
 
 
 def inputs(shape: str, texts: list[str]) -> tuple[tuple, bool]:
     """The positional arguments of a shape, and whether they are words."""
+    texts = texts[::2]
     words = [text.split() for text in texts]
     return {
         "text": ((texts[0],), False),
-        "pair": ((texts[2], texts[7]), False),
+        "pair": ((texts[1], texts[3]), False),
         "batch": ((texts,), False),
         "batch of pairs": ((texts, texts[::-1]), False),
         "tuples": ((list(zip(texts, texts[::-1], strict=True)),), False),
         "words": ((words[0],), True),
-        "pair of words": ((words[2], words[7]), True),
+        "pair of words": ((words[1], words[3]), True),
         "batch of words": ((words,), True),
         "batch of word pairs": ((words, words[::-1]), True),
     }[shape]
@@ -83,7 +94,9 @@ def assert_same(ours, reference, told=""):
             assert ours[name] == value, (name, told)
     assert len(ours.encodings) == len(reference.encodings)
     for mine, other in zip(ours.encodings, reference.encodings, strict=True):
-        assert (mine.tokens, mine.word_ids, mine.sequence_ids) == (other.tokens, other.word_ids, other.sequence_ids), told
+        assert (mine.tokens, mine.word_ids, mine.sequence_ids) == (other.tokens, other.word_ids, other.sequence_ids), (
+            told
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -102,9 +115,10 @@ def test_every_two_options_together(pair, texts, shape):
         # two answers of the reference are errors here, each tested by itself
         alone = options["truncation"] == "only_second" and "pair" not in shape and shape != "tuples"
         limit = options["max_length"] is not None or pair.ours.model_max_length < 1e20
-        if (alone and limit) or any(getattr(value, "dtype", None) == object for value in expected.values()):
+        ragged = any(isinstance(value, np.ndarray) and value.dtype.kind == "O" for value in expected.values())
+        if (alone and limit) or ragged:
             refused += 1
-            with pytest.raises(ValueError, match="only_second|padding=True"):
+            with pytest.raises(ValueError, match=r"only_second|padding=True"):
                 pair.ours(*arguments, is_split_into_words=words, **options)
             continue
         compared += 1
@@ -203,15 +217,18 @@ def test_encode_and_tokenize(pair, texts):
     ours, reference = pair
     for text in texts:
         assert ours.tokenize(text) == reference.tokenize(text)
-        assert ours.tokenize(text, "two", add_special_tokens=True) == reference.tokenize(text, "two", add_special_tokens=True)
+        assert ours.tokenize(text, "two", add_special_tokens=True) == reference.tokenize(
+            text, "two", add_special_tokens=True
+        )
         assert ours.encode(text) == reference.encode(text)
         assert ours.encode(text, add_special_tokens=False) == reference.encode(text, add_special_tokens=False)
     for options in ({"max_length": 8}, {"truncation": True, "max_length": 8, "padding": "max_length"}):
         assert ours.encode(texts[0], texts[2], **options) == reference.encode(texts[0], texts[2], **options)
     assert torch.equal(ours.encode(texts[0], return_tensors="pt"), reference.encode(texts[0], return_tensors="pt"))
-    assert ours.tokenize(["two", "words"], is_split_into_words=True) == [*ours.tokenize("two"), *ours.tokenize("words")] or (
-        ours.backend_tokenizer.pre_tokenizer.add_prefix_space is False
-    )
+    words = ["two", "words"]
+    assert ours.tokenize(words, is_split_into_words=True) == reference.tokenize(words, is_split_into_words=True)
+    with pytest.raises(TypeError, match="one text"):
+        ours.tokenize(words)
 
 
 # What is refused, and what is said
@@ -243,7 +260,8 @@ def test_what_is_no_text_is_named(load, arguments, error, told):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("one", "list of words"), ([["one", 2]], r"text\[0\]\[1\] is the int 2"), ([["a"], 3], r"text\[1\]")]
+    ("text", "told"),
+    [("one", "list of words"), ([["one", 2]], r"text\[0\]\[1\] is the int 2"), ([["a"], 3], r"text\[1\]")],
 )
 def test_what_is_no_list_of_words_is_named(load, text, told):
     with pytest.raises(TypeError, match=told):
@@ -294,7 +312,7 @@ def test_padding_without_a_pad_token(load):
 
 @pytest.mark.parametrize("kind", ["pt", "np"])
 def test_tensors_of_ragged_rows(load, kind):
-    with pytest.raises(ValueError, match="3 to 5 entries.*padding=True.*truncation=True"):
+    with pytest.raises(ValueError, match=r"3 to 5 entries.*padding=True.*truncation=True"):
         load("bert").ours(["the", "the the the"], return_tensors=kind)
 
 

@@ -86,7 +86,7 @@ def test_copies_and_pickles(load):
 def test_tensors(load, texts):
     ours, reference = load("bert")
     data = {
-        "ids": [[1, 2], [3, 4]], "floats": [0.5, 1.5], "flags": [True, False], "none": [[], []], "deep": [[[1, 2]], [[3, 4]]],
+        "ids": [[1, 2], [3, 4]], "floats": [0.5, 1.5], "flags": [True, False], "none": [[], []], "deep": [[[1]], [[3]]],
         "arrays": [np.array([1.5, 2.5]), np.array([3.5, 4.5])], "array": np.array([1, 2], dtype=np.int32),
     }  # fmt: skip
     other = type(reference("one"))(data, tensor_type="pt")

@@ -16,7 +16,13 @@ from minihf.tokenization import AutoTokenizer, BertTokenizer, GPT2Tokenizer, Pre
 
 pytestmark = pytest.mark.filterwarnings("ignore:a text has more:UserWarning")
 MAKES = ["minilm", "bert", "bert vocabulary", "gpt2", "gpt2 vocabulary", "odd"]
-FAMILIES = dict(zip(MAKES, [BertTokenizer, BertTokenizer, BertTokenizer, GPT2Tokenizer, GPT2Tokenizer, PreTrainedTokenizerFast], strict=True))
+FAMILIES = dict(
+    zip(
+        MAKES,
+        [BertTokenizer, BertTokenizer, BertTokenizer, GPT2Tokenizer, GPT2Tokenizer, PreTrainedTokenizerFast],
+        strict=True,
+    )
+)
 
 
 def write(folder: Path, **files: dict) -> None:
@@ -34,7 +40,13 @@ def assert_equal(ours, reference, texts):
     assert ours.get_vocab() == reference.get_vocab()
     assert ours.special_tokens_map == reference.special_tokens_map
     assert ours.all_special_ids == reference.all_special_ids
-    for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"):
+    for name in (
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "model_input_names",
+        "clean_up_tokenization_spaces",
+    ):
         assert getattr(ours, name) == getattr(reference, name), name
     asked = {"return_special_tokens_mask": True, "return_offsets_mapping": True}
     for arguments in ((texts,), (texts, texts[::-1])):
@@ -84,7 +96,9 @@ def test_saved_by_the_reference(make, load, texts, tmp_path):
         ("gpt2", "normalizer", normalizers.Lowercase()),
     ],
 )
-def test_an_engine_that_the_reference_would_not_rebuild_is_saved_so_that_it_need_not(make, part, value, copy_of, texts, tmp_path):
+def test_an_engine_that_the_reference_would_not_rebuild_is_saved_so_that_it_need_not(
+    make, part, value, copy_of, texts, tmp_path
+):
     folder = copy_of(make)
     engine = Tokenizer.from_file(str(folder / "tokenizer.json"))
     setattr(engine, part, value)
@@ -147,12 +161,14 @@ def test_the_family_by_every_sign(copy_of):
     write(folder, config={})
     assert type(AutoTokenizer.from_pretrained(folder)) is BertTokenizer  # by vocab.txt
     assert type(AutoTokenizer.from_pretrained(folder, tokenizer_type="bert")) is BertTokenizer
-    with pytest.raises(FileNotFoundError, match=r"neither 'tokenizer.json' nor 'vocab.json' and 'merges.txt'.*vocab\.txt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"neither 'tokenizer.json' nor 'vocab.json' and 'merges.txt'.*vocab\.txt"
+    ):
         AutoTokenizer.from_pretrained(folder, config=transformers.GPT2Config())
     with pytest.raises(ValueError, match="'roberta' is unknown; known are bert, gpt2"):
         AutoTokenizer.from_pretrained(folder, tokenizer_type="roberta")
     change(config, tokenizer_class="T5Tokenizer")
-    with pytest.raises(ValueError, match=r"T5Tokenizer.*BertTokenizer, GPT2Tokenizer.*save_pretrained"):
+    with pytest.raises(ValueError, match=r"only BertTokenizer and GPT2Tokenizer .* T5Tokenizer.*save_pretrained"):
         AutoTokenizer.from_pretrained(folder)
     with pytest.raises(TypeError, match=r"AutoTokenizer\.from_pretrained"):
         AutoTokenizer()
@@ -178,7 +194,7 @@ def test_the_files_of_older_releases(copy_of, texts):
     mask = {"content": "[MASK]", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}
     write(
         folder,
-        tokenizer_config={"do_lower_case": False, "max_len": 40, "tokenizer_class": "BertTokenizer", "pad_token": "[UNK]"},
+        tokenizer_config={"tokenizer_class": "BertTokenizer", "do_lower_case": False, "max_len": 40, "pad_token": "p"},
         special_tokens_map={
             "pad_token": "[PAD]", "mask_token": mask, "sep_token": {**mask, "content": "[SEP]", "lstrip": False},
             "bos_token": "<x>",
@@ -190,7 +206,9 @@ def test_the_files_of_older_releases(copy_of, texts):
     assert_equal(ours, transformers.AutoTokenizer.from_pretrained(folder), texts)
     assert (ours.pad_token, ours.model_max_length, ours.convert_tokens_to_ids("buzz")) == ("[PAD]", 40, 1502)
 
-    change(folder / "special_tokens_map.json", additional_special_tokens=["fizz"])  # the reference forgets that it is special
+    change(
+        folder / "special_tokens_map.json", additional_special_tokens=["fizz"]
+    )  # the reference forgets that it is special
     ours = AutoTokenizer.from_pretrained(folder)
     assert ours.extra_special_tokens == ["fizz"]
     assert "fizz" not in ours.decode(ours("a fizz")["input_ids"], skip_special_tokens=True)
@@ -226,12 +244,13 @@ def test_tokens_with_flags_in_the_config(copy_of, texts):
 @pytest.mark.parametrize("make", ["bert", "gpt2", "bert vocabulary", "gpt2 vocabulary"])
 def test_a_vocabulary_without_the_familys_tokens(make, copy_of, texts):
     folder = copy_of(make)
-    change(folder / "tokenizer_config.json", **{"pad_token": "<p>", "eos_token": "<e>", "unk_token": "[UNK]"})
+    change(folder / "tokenizer_config.json", pad_token="<p>", eos_token="<e>", unk_token="[UNK]")
     reference = transformers.AutoTokenizer if make != "gpt2" else transformers.PreTrainedTokenizerFast
     options = {"bos_token": "<|endoftext|>"} if make == "gpt2" else {}
     ours = AutoTokenizer.from_pretrained(folder)
     assert_equal(ours, reference.from_pretrained(folder, **options), texts)
-    assert ours.pad_token_id == len(ours.get_vocab()) - (1 if "bert" in make else 1)
+    assert ours.pad_token_id == len(ours) - 1
+    assert ours.eos_token_id < ours.pad_token_id
 
 
 @pytest.mark.parametrize("make", ["minilm", "bert vocabulary", "gpt2 vocabulary"])
@@ -284,7 +303,9 @@ def test_options_that_are_refused(folders):
     assert AutoTokenizer.from_pretrained(folders["bert"], trust_remote_code=False)
     with pytest.raises(TypeError, match=r"unknown options: do_lower, pad\. .*do_lower_case.*revision"):
         AutoTokenizer.from_pretrained(folders["bert"], do_lower=True, pad="<p>")
-    with pytest.raises(ValueError, match="do_lower_case=True does not apply: the normalizer .* is a Sequence"):
+    with pytest.raises(
+        ValueError, match=r"do_lower_case=True does not apply: the normalizer .* no BertNormalizer but a Sequence"
+    ):
         AutoTokenizer.from_pretrained(folders["odd"], do_lower_case=True)
     with pytest.raises(ValueError, match="add_prefix_space=True does not apply"):
         AutoTokenizer.from_pretrained(folders["bert"], add_prefix_space=True)
@@ -294,7 +315,11 @@ def test_options_that_are_refused(folders):
 
 def test_code_that_a_folder_brings_is_left_alone(copy_of, texts):
     folder = copy_of("bert")
-    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}, tokenizer_file="/etc/passwd")
+    change(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
+        tokenizer_file="/etc/passwd",
+    )
     (folder / "evil.py").write_text("raise SystemExit")
     ours = AutoTokenizer.from_pretrained(folder)
     assert ours(texts)
@@ -324,7 +349,9 @@ def test_from_the_hubs_cache(folders, texts, tmp_path):
 
 def test_from_a_subfolder(folders, texts):
     parent, name = folders["bert"].parent, folders["bert"].name
-    assert AutoTokenizer.from_pretrained(parent, subfolder=name)(texts) == AutoTokenizer.from_pretrained(folders["bert"])(texts)
+    assert AutoTokenizer.from_pretrained(parent, subfolder=name)(texts) == AutoTokenizer.from_pretrained(
+        folders["bert"]
+    )(texts)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +363,7 @@ def test_from_a_subfolder(folders, texts):
         ("bert", "tokenizer_config.json", b"{", r"tokenizer_config\.json.*not JSON"),
         ("bert", "tokenizer_config.json", b"[1]", r"tokenizer_config\.json.*JSON object"),
         ("bert", "tokenizer_config.json", b'{"pad_token": 3, "eos_token": []}', r"pad_token is 3.*eos_token is \[\]"),
-        ("bert", "tokenizer_config.json", b'{"padding_side": "up", "model_max_length": "x"}', "padding_side is 'up'.*'x'"),
+        ("bert", "tokenizer_config.json", b'{"padding_side": "up", "model_max_length": "x"}', "side is 'up'.*'x'"),
         ("bert", "tokenizer_config.json", b'{"added_tokens_decoder": {"a": "b"}}', "added tokens"),
         ("bert", "tokenizer_config.json", b'{"added_tokens_decoder": {"1": "b"}}', "added tokens"),
         ("bert", "tokenizer_config.json", b'{"extra_special_tokens": "<x>"}', "extra_special_tokens"),
@@ -390,11 +417,17 @@ def test_training_anew(load, sources, texts, tmp_path):
 def test_training_word_pieces_anew(make, load, sources, texts):
     """The trainer of word pieces breaks ties by chance, in the reference too; what it must keep is compared."""
     makes = load(make)
-    ours, reference = (tokenizer.train_new_from_iterator(sources, 700, new_special_tokens=["<new>"]) for tokenizer in makes)
+    ours, reference = (
+        tokenizer.train_new_from_iterator(sources, 700, new_special_tokens=["<new>"]) for tokenizer in makes
+    )
     assert type(ours) is type(makes.ours)
     assert len(ours) == len(reference) == 700
     assert ours.special_tokens_map == reference.special_tokens_map
-    assert ours.all_special_ids == reference.all_special_ids == [ours.get_vocab()[token] for token in ours.all_special_tokens]
+    assert (
+        ours.all_special_ids
+        == reference.all_special_ids
+        == [ours.get_vocab()[token] for token in ours.all_special_tokens]
+    )
     assert ours.all_special_ids != makes.ours.all_special_ids
     parts = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in (ours, reference)]
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"):
@@ -402,5 +435,5 @@ def test_training_word_pieces_anew(make, load, sources, texts):
     assert len(set(ours.get_vocab()) & set(reference.get_vocab())) > 600
     for text in texts:
         first, second = (tokenizer(text, "the <new>") for tokenizer in (ours, reference))
-        assert [first["input_ids"][i] for i in (0, -1)] == [second["input_ids"][i] for i in (0, -1)]
-        assert ours.decode(first["input_ids"], True).count("<new>") == 0
+        assert ours.decode(first["input_ids"]) == reference.decode(second["input_ids"])
+        assert "<new>" not in ours.decode(first["input_ids"], skip_special_tokens=True)

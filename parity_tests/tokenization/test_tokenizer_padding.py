@@ -32,8 +32,12 @@ def test_every_option(pair):
     bare = [{"input_ids": row["input_ids"], "labels": i} for i, row in enumerate(given)]
     names = ("padding", "max_length", "pad_to_multiple_of", "padding_side", "return_attention_mask")
     values = [
-        (True, False, "longest", "max_length", "do_not_pad"), (None, 24), (None, 8), (None, "left", "right"), (None, False)
-    ]  # fmt: skip
+        (True, False, "longest", "max_length", "do_not_pad"),
+        (None, 24),
+        (None, 8),
+        (None, "left", "right"),
+        (None, False),
+    ]
     for chosen in itertools.product(*values):
         options = dict(zip(names, chosen, strict=True))
         for encoded in (given, columns, bare, ours(SENTENCES), given[1]):
@@ -58,6 +62,15 @@ def test_tensors_in_and_out(pair):
         assert_same(one, reference.pad(given[0], pad_to_multiple_of=16, return_tensors=kind))
 
 
+def test_one_row_with_a_label(load):
+    ours, _ = load("bert")
+    row = {"input_ids": torch.tensor([2, 5, 3]), "labels": torch.tensor(1)}
+    padded = ours.pad(row, padding="max_length", max_length=5)
+    assert padded["input_ids"].tolist() == [2, 5, 3, 0, 0]
+    assert padded["attention_mask"].tolist() == [1, 1, 1, 0, 0]
+    assert padded["labels"].tolist() == 1
+
+
 def test_what_was_given_is_not_changed(load):
     ours, _ = load("bert")
     given = rows(ours)
@@ -75,7 +88,7 @@ def test_what_cannot_be_padded_is_named(load):
         ([], TypeError, "empty"),
         ("text", TypeError, "str"),
         ([{"input_ids": [1], "labels": 1}, {"input_ids": [1]}], ValueError, "row 1 has the keys"),
-        ({"input_ids": [[1], [2]], "labels": [1]}, ValueError, "2 rows, but labels has 1"),
+        ({"input_ids": [[1], [2]], "labels": [1]}, ValueError, "different numbers of rows: .*'labels': 1"),
         ([{"input_ids": [1]}, {"input_ids": [1, 2]}], ValueError, "pad token"),
     ):
         if told == "pad token":
@@ -83,4 +96,6 @@ def test_what_cannot_be_padded_is_named(load):
         with pytest.raises(error, match=told):
             ours.pad(given)
     with pytest.raises(ValueError, match="'labels' cannot become one tensor"):
-        load("bert").ours.pad([{"input_ids": [1], "labels": [1]}, {"input_ids": [1, 2], "labels": [1, 2]}], return_tensors="pt")
+        load("bert").ours.pad(
+            [{"input_ids": [1], "labels": [1]}, {"input_ids": [1, 2], "labels": [1, 2]}], return_tensors="pt"
+        )

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore:a text has more:UserWarning")
 CALLS = [
     {},
     {"padding": True},
@@ -19,8 +18,8 @@ CALLS = [
 
 
 @pytest.fixture
-def pair_of_texts(texts):
-    return texts[:3], texts[15:18]
+def pair_of_texts():
+    return ["the parser of arguments", "one", ""], ["an argument", "of the parser, the first", "x"]
 
 
 def test_calls_in_turn(load, pair_of_texts):
@@ -30,6 +29,8 @@ def test_calls_in_turn(load, pair_of_texts):
         assert ours(*pair_of_texts, **options) == expected
         with pytest.raises(ValueError, match="only_first"):  # a failure leaves no trace either
             ours(*pair_of_texts, truncation="only_first", max_length=4)
+        with pytest.raises(TypeError):
+            ours(*pair_of_texts, truncation=True, max_length=5, padding=True, pad_to_multiple_of=2.5)
     assert ours.backend_tokenizer.padding is None
     assert ours.backend_tokenizer.truncation is None
 
@@ -60,6 +61,8 @@ def test_copies(load, texts):
     ours, _ = load("bert")
     ours.add_special_tokens({"bos_token": "<new>", "extra_special_tokens": ["<x>"]})
     ours.padding_side = "left"
+    ours.split_special_tokens = True
+    texts = [*texts, "[SEP]<x>"]
     for other in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
         assert other(texts, padding=True) == ours(texts, padding=True)
         assert repr(other) == repr(ours)

@@ -30,7 +30,15 @@ def test_what_decoding_takes(load):
     ours, reference = load("bert")
     rows = [ours("the parser")["input_ids"], ours("the argument of the")["input_ids"]]
     batch = ours(["the parser", "the argument of the"], padding=True, return_tensors="pt")
-    for ids in (rows, rows[0], tuple(rows[0]), rows[0][1], batch["input_ids"], batch["input_ids"].numpy(), list(batch["input_ids"])):
+    for ids in (
+        rows,
+        rows[0],
+        tuple(rows[0]),
+        rows[0][1],
+        batch["input_ids"],
+        batch["input_ids"].numpy(),
+        list(batch["input_ids"]),
+    ):
         assert ours.decode(ids, skip_special_tokens=True) == reference.decode(ids, skip_special_tokens=True)
         assert ours.batch_decode(ids) == reference.batch_decode(ids)
     for ids in (torch.tensor(rows[0]), np.array(rows[0]), list(torch.tensor(rows[0])), torch.tensor(rows[0][1])):
@@ -66,7 +74,13 @@ def test_the_vocabulary(pair):
     assert ours.convert_tokens_to_ids("nowhere to be found") == reference.convert_tokens_to_ids("nowhere to be found")
     for two in (False, True):
         assert ours.num_special_tokens_to_add(two) == reference.num_special_tokens_to_add(two)
-    for name in ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"):
+    for name in (
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "model_input_names",
+        "clean_up_tokenization_spaces",
+    ):
         assert getattr(ours, name) == getattr(reference, name), name
 
 
@@ -126,7 +140,7 @@ def test_adding_tokens(load):
         for skip in (False, True):
             assert makes.ours.decode(ours["input_ids"], skip) == makes.reference.decode(reference["input_ids"], skip)
     assert len(makes.ours) == makes.ours.vocab_size + 7
-    with pytest.raises(ValueError, match="'padding_token' is no special token.*pad_token"):
+    with pytest.raises(ValueError, match=r"'padding_token' is no special token.*pad_token"):
         makes.ours.add_special_tokens({"padding_token": "[PAD]"})
     for wrong in ({"pad_token": 3}, {"extra_special_tokens": "<one>"}, {"extra_special_tokens": [3]}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
@@ -147,8 +161,8 @@ def test_from_an_engine(byte_bpe, texts):
 
     options = {
         "bos_token": "<|endoftext|>", "eos_token": "<end>", "pad_token": AddedToken("<pad>", lstrip=True),
-        "additional_special_tokens": ["<x>", "<y>"], "model_max_length": 20, "padding_side": "left", "truncation_side": "left",
-        "model_input_names": ["input_ids", "token_type_ids"],
+        "additional_special_tokens": ["<x>", "<y>"], "model_max_length": 20,
+        "model_input_names": ["input_ids", "token_type_ids"], "padding_side": "left", "truncation_side": "left",
     }  # fmt: skip
     before = byte_bpe.to_str()
     ours = PreTrainedTokenizerFast(tokenizer_object=byte_bpe, **options)
@@ -183,7 +197,7 @@ def test_what_makes_no_tokenizer_is_named(byte_bpe, tmp_path):
         BertTokenizer(byte_bpe)
     with pytest.raises(ValueError, match="'pad' is no special token; eos_token is 3"):
         PreTrainedTokenizerFast(byte_bpe, pad="<pad>", eos_token=3)
-    with pytest.raises(ValueError, match="padding_side is 'up'.*truncation_side is 'down'.*model_max_length is -1"):
+    with pytest.raises(ValueError, match=r"padding_side is 'up'.*truncation_side is 'down'.*model_max_length is -1"):
         PreTrainedTokenizerFast(byte_bpe, padding_side="up", truncation_side="down", model_max_length=-1)
 
 

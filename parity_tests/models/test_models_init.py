@@ -1,0 +1,100 @@
+"""First values: every parameter of a fresh model has the spread, the zeros and the ones of the reference's."""
+
+from importlib import import_module
+
+import pytest
+import torch
+import transformers
+
+from minihf.models.auto import ARCHITECTURES
+
+SIZES = {"hidden_size": 60, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": 64}
+SIZES |= {"vocab_size": 301, "pad_token_id": 3}
+CLASSES = {
+    name: getattr(import_module(f"minihf.models.{module}"), name)
+    for module, tasks in ARCHITECTURES.values()
+    for task, name in tasks.items()
+    if task != "Config"
+}
+EVERY = pytest.mark.parametrize("name", CLASSES)
+
+
+def fresh(name: str, **changes):
+    cls, theirs = CLASSES[name], getattr(transformers, name)
+    changes = {**SIZES, "num_labels": 7, **changes}
+    return cls(cls.config_class(**changes)), theirs(theirs.config_class(**changes))
+
+
+@EVERY
+@pytest.mark.parametrize("changes", [{}, {"initializer_range": 0.3, "add_cross_attention": True, "is_decoder": True}], ids=["", "cross"])
+def test_first_values_are_the_references(name, changes):
+    ours, theirs = (model.state_dict() for model in fresh(name, **changes))
+    assert list(ours) == [key for key in ours if key in theirs]
+    assert set(ours) == set(theirs)
+    spreads = set()
+    for key, a in ours.items():
+        b = theirs[key]
+        assert a.shape == b.shape, key
+        if b.std() == 0:  # zeros or ones
+            assert torch.equal(a, b), key
+            continue
+        # the relative error of each measured spread is 1 / sqrt(2 n): five of both together
+        assert abs(a.std() / b.std() - 1) < 5 / a.numel() ** 0.5, key
+        assert abs(a.mean()) < 5 * a.std() / a.numel() ** 0.5, key
+        assert (a.float() - a.mean()).div(a.std()).pow(4).mean() > 2.2  # normal: 3; uniform: 1.8
+        assert torch.equal((a == 0).all(-1), (b == 0).all(-1)), key  # the row of the padding
+        spreads.add(round(float(b.std() / b.std().new_tensor(changes.get("initializer_range", 0.02))), 1))
+    assert spreads <= ({1.0, 0.4} if name.startswith("GPT2") else {1.0})  # 0.4: 1 / sqrt(2 * 3 layers)
+    assert (0.4 in spreads) == name.startswith("GPT2")
+
+
+@EVERY
+def test_tied_parameters_are_one(name):
+    ours, theirs = fresh(name)
+    parameters = dict(ours.named_parameters(remove_duplicate=False))
+    for target, source in ours.tied.items():
+        assert parameters[target] is parameters[source]
+    assert ours.num_parameters() == theirs.num_parameters()
+    assert ours.num_parameters(only_trainable=True) == theirs.num_parameters(only_trainable=True)
+    assert {key for key, _ in ours.named_parameters()} == {key for key, _ in theirs.named_parameters()}
+    untied = CLASSES[name](ours.config.from_dict(ours.config.to_dict(), tie_word_embeddings=False))
+    parameters = dict(untied.named_parameters(remove_duplicate=False))
+    for target, source in untied.tied.items():
+        assert parameters[target] is not parameters[source]
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM"])
+def test_the_padding_row_is_zero_and_stays_so(name):
+    ours, _ = fresh(name)
+    table = ours.get_input_embeddings()
+    assert table.padding_idx == 3
+    assert (table.weight[3] == 0).all()
+    assert (table.weight[2] != 0).any()
+    ours.base_model(torch.tensor([[5, 3, 3]])).last_hidden_state.sum().backward()
+    assert (table.weight.grad[3] == 0).all()
+
+
+def test_one_seed_one_model():
+    for name in CLASSES:
+        states = []
+        for _ in range(2):
+            torch.manual_seed(7)
+            states.append(fresh(name)[0].state_dict())
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@EVERY
+def test_dropout_is_the_configs(name):
+    """Every dropout of the config is where the reference has it, by its path."""
+    rates = {"bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")}
+    names = rates.get(CLASSES[name].config_class.model_type)
+    names = names or ("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "classifier_dropout")
+    changes = {n: 0.1 + 0.07 * i for i, n in enumerate(names)}
+    ours, theirs = fresh(name, **changes)
+
+    def dropouts(model):
+        return {path: m.p for path, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+
+    a, b = dropouts(ours), dropouts(theirs)
+    assert {path: p for path, p in a.items() if path in b} == a
+    assert {path: p for path, p in b.items() if p not in (0, 0.0) and path not in a} == {}

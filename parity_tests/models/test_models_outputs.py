@@ -1,0 +1,159 @@
+"""What models return: read by attribute, key, index and slice, as the reference's records are; tuples in its order."""
+
+import copy
+from importlib import import_module
+
+import pytest
+import torch
+import transformers
+
+from minihf.models.auto import ARCHITECTURES
+from minihf.models.outputs import CausalLMOutput, Output, SequenceClassifierOutput
+
+SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
+SIZES |= {"vocab_size": 37, "pad_token_id": 0}
+CLASSES = {
+    name: getattr(import_module(f"minihf.models.{module}"), name)
+    for module, tasks in ARCHITECTURES.values()
+    for task, name in tasks.items()
+    if task != "Config"
+}
+
+
+def inputs_for(name: str, labels: bool) -> dict:
+    """Ids, and labels for whatever losses the class has."""
+    choices = "MultipleChoice" in name or "DoubleHeads" in name
+    ids = torch.randint(1, 37, (2, 3, 7) if choices else (2, 7))
+    inputs = {"input_ids": ids}
+    one, many = torch.tensor([1, 0]), torch.randint(2, (2, 7))
+    if labels:
+        inputs |= {
+            "BertForPreTraining": {"labels": many, "next_sentence_label": one},
+            "BertForTokenClassification": {"labels": many},
+            "GPT2ForTokenClassification": {"labels": many},
+            "BertForMaskedLM": {"labels": many},
+            "BertLMHeadModel": {"labels": many},
+            "GPT2LMHeadModel": {"labels": many},
+            "BertForQuestionAnswering": {"start_positions": one, "end_positions": one},
+            "GPT2ForQuestionAnswering": {"start_positions": one, "end_positions": one},
+            "GPT2DoubleHeadsModel": {"labels": ids, "mc_labels": one},
+            "BertModel": {},
+            "GPT2Model": {},
+        }.get(name, {"labels": one})
+    return inputs
+
+
+def pair(name: str, **changes):
+    """The same model on both sides, eager."""
+    cls = CLASSES[name]
+    changes = {**SIZES, **changes}
+    ours = cls(cls.config_class(**changes, attn_implementation="eager")).eval()
+    theirs_class = getattr(transformers, name)
+    theirs = theirs_class(theirs_class.config_class(**changes, attn_implementation="eager")).eval()
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def leaves(x) -> list[torch.Tensor]:
+    """The tensors in a value of an output, in order; a cache's keys and values, too."""
+    if isinstance(x, torch.Tensor):
+        return [x]
+    if isinstance(x, tuple):
+        return [leaf for part in x for leaf in leaves(part)]
+    return [leaf for layer in x.layers for leaf in (layer.keys, layer.values)]
+
+
+@pytest.mark.parametrize("labels", [False, True], ids=["plain", "labels"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "recorded"])
+@pytest.mark.parametrize("decoder", [False, True], ids=["", "decoder"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_fields_and_tuples_are_the_references(name, decoder, recorded, labels):
+    """The same fields in the same order, by name and as a tuple."""
+    if decoder and not name.startswith("Bert"):
+        return  # GPT-2 always is one
+    ours, theirs = pair(name, **({"is_decoder": True} if decoder else {}))
+    if decoder and name == "BertForMaskedLM":
+        return  # which reference and we both warn against
+    given = inputs_for(name, labels)
+    if recorded:
+        given |= {"output_hidden_states": True, "output_attentions": True}
+    a, b = ours(**given), theirs(**given)
+    assert list(a) == list(b)
+    as_tuple, expected = ours(**given, return_dict=False), theirs(**given, return_dict=False)
+    assert type(as_tuple) is tuple
+    assert len(as_tuple) == len(expected)
+    for got, key, want in zip(as_tuple, a, expected, strict=True):
+        assert len(leaves(got)) == len(leaves(a[key])) == len(leaves(want))
+        for x, y, z in zip(leaves(got), leaves(a[key]), leaves(want), strict=True):
+            torch.testing.assert_close(x, z, rtol=1e-4, atol=1e-5)
+            assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_return_dict_of_the_config(name):
+    """False gives tuples to the caller; inside, a head still reads its base model's fields."""
+    ours, theirs = pair(name)
+    given = inputs_for(name, labels=True)
+    expected = ours(**given)
+    ours.config.return_dict = theirs.config.return_dict = False
+    got = ours(**given)
+    assert type(got) is tuple
+    assert len(got) == len(theirs(**given)) == len(expected.to_tuple())
+    assert torch.equal(got[0], expected[0])
+    assert type(ours(**given, return_dict=True)) is type(expected)
+
+
+def test_reading():
+    loss, logits, hidden = torch.tensor(1.0), torch.ones(2, 3), (torch.zeros(1),)
+    out = SequenceClassifierOutput(loss, logits, hidden_states=hidden)
+    assert out.loss is out["loss"] is out[0] is loss
+    assert out.logits is out["logits"] is out[1] is out[-2] is logits
+    assert out[2] is out[-1] is out.hidden_states is hidden
+    assert out[:2] == (loss, logits)
+    first, *rest = out.to_tuple()
+    assert first is loss
+    assert len(rest) == 2
+    assert list(out) == list(out.keys()) == ["loss", "logits", "hidden_states"]
+    assert [v is w for v, w in zip(out.values(), out.to_tuple(), strict=True)] == [True] * 3
+    assert dict(out) == dict(out.items()) == {**out}
+    assert "loss" in out
+    assert "attentions" not in out
+    assert len(out) == 3
+    assert out.attentions is None
+    assert out.get("attentions") is None
+    assert out.get("attentions", 5) == 5
+    assert out.get("loss") is loss
+
+
+def test_without_a_loss_the_logits_come_first():
+    logits = torch.ones(2, 3)
+    out = CausalLMOutput(logits=logits)
+    assert out[0] is logits
+    assert out.to_tuple() == (logits,)
+    with pytest.raises(IndexError):
+        _ = out[1]
+
+
+def test_what_is_not_there():
+    out = CausalLMOutput(logits=torch.ones(1))
+    for key in ("loss", "banana"):
+        with pytest.raises(KeyError, match=rf"CausalLMOutput has no '{key}' here; it has logits"):
+            _ = out[key]
+    with pytest.raises(AttributeError):
+        _ = out.banana
+
+
+def test_a_field_that_is_set_later_is_there():
+    out = CausalLMOutput(logits=torch.ones(1))
+    out.loss = torch.tensor(2.0)
+    assert out[0] is out.loss
+    assert "loss" in out
+
+
+def test_copies():
+    out = CausalLMOutput(loss=torch.tensor(1.0), logits=torch.ones(2))
+    again = copy.deepcopy(out)
+    assert type(again) is CausalLMOutput
+    assert isinstance(again, Output)
+    assert torch.equal(again.logits, out.logits)
+    assert again.logits is not out.logits
