@@ -97,14 +97,14 @@ def query_and_key_swapped_in_the_product(pair, monkeypatch):
 
 @fault("gpt2", "GPT2Model", "the output of h.1.attn.c_proj is")
 def heads_split_in_the_wrong_order(pair, monkeypatch):
-    def interleaved(x, heads):
-        return x.view(*x.shape[:-1], -1, heads).transpose(-1, -2).transpose(1, 2)
+    def interleaved(x, parts, heads):
+        return x.view(*x.shape[:-1], parts, -1, heads).permute(2, 0, 4, 1, 3).unbind()
 
     forward = type(layer(pair).attn).forward
 
     def wrong(self, *args, **kw):
         with monkeypatch.context() as patch:
-            patch.setattr(gpt2, "split_heads", interleaved)
+            patch.setattr(gpt2, "split_parts", interleaved)
             return forward(self, *args, **kw)
 
     layer(pair).attn.forward = wrong.__get__(layer(pair).attn)

@@ -25,7 +25,7 @@ from minihf.models.outputs import (
     TokenClassifierOutput,
 )
 from minihf.nn.activations import ACTIVATIONS
-from minihf.nn.attention import attend, merge_heads, split_heads
+from minihf.nn.attention import attend, merge_heads, split_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss, upcast
@@ -117,7 +117,7 @@ class GPT2Attention(nn.Module):
     None = None ) -> tuple[Tensor, Tensor | None]:
         config = self.config
         if context is None:
-            q, k, v = (split_heads(y, config.n_head) for y in self.c_attn(x).chunk(3, dim=-1))
+            q, k, v = split_parts(self.c_attn(x), 3, config.n_head)
             if cache is not None:
                 k, v = cache.update(self.layer, k, v)
         else:
@@ -125,7 +125,7 @@ class GPT2Attention(nn.Module):
             if cache is not None and self.layer in cache.cross:
                 k, v = cache.cross[self.layer]
             else:
-                k, v = (split_heads(y, config.n_head) for y in self.c_attn(context).chunk(2, dim=-1))
+                k, v = split_parts(self.c_attn(context), 2, config.n_head)
                 if cache is not None:
                     cache.cross[self.layer] = k, v
         dropout = self.attn_dropout.p if self.training else 0.0

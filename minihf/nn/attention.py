@@ -24,6 +24,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(*x.shape[:-1], heads, -1).transpose(-3, -2)
 
 
+def split_parts(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """What one layer made side by side, such as q, k and v, taken apart: (B, T, parts * C) -> parts of (B, H, T, D)"""
+    return x.view(*x.shape[:-1], parts, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+
+
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, T, D) -> (B, T, C)"""
     return x.transpose(-3, -2).flatten(-2)

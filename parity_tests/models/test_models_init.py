@@ -21,12 +21,14 @@ EVERY = pytest.mark.parametrize("name", CLASSES)
 
 def fresh(name: str, **changes):
     cls, theirs = CLASSES[name], getattr(transformers, name)
-    changes = {**SIZES, "num_labels": 7, **changes}
+    changes = {**SIZES, "num_labels": 2 if "QuestionAnswering" in name else 7, **changes}
     return cls(cls.config_class(**changes)), theirs(theirs.config_class(**changes))
 
 
 @EVERY
-@pytest.mark.parametrize("changes", [{}, {"initializer_range": 0.3, "add_cross_attention": True, "is_decoder": True}], ids=["", "cross"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"initializer_range": 0.3, "add_cross_attention": True, "is_decoder": True}], ids=["", "cross"]
+)
 def test_first_values_are_the_references(name, changes):
     ours, theirs = (model.state_dict() for model in fresh(name, **changes))
     assert list(ours) == [key for key in ours if key in theirs]
@@ -35,15 +37,16 @@ def test_first_values_are_the_references(name, changes):
     for key, a in ours.items():
         b = theirs[key]
         assert a.shape == b.shape, key
-        if b.std() == 0:  # zeros or ones
+        if torch.equal(b, b.flatten()[0].expand_as(b)):  # zeros or ones
             assert torch.equal(a, b), key
             continue
         # the relative error of each measured spread is 1 / sqrt(2 n): five of both together
         assert abs(a.std() / b.std() - 1) < 5 / a.numel() ** 0.5, key
         assert abs(a.mean()) < 5 * a.std() / a.numel() ** 0.5, key
-        assert (a.float() - a.mean()).div(a.std()).pow(4).mean() > 2.2  # normal: 3; uniform: 1.8
         assert torch.equal((a == 0).all(-1), (b == 0).all(-1)), key  # the row of the padding
-        spreads.add(round(float(b.std() / b.std().new_tensor(changes.get("initializer_range", 0.02))), 1))
+        if a.numel() > 2000:
+            assert (a - a.mean()).div(a.std()).pow(4).mean() > 2.4, key  # of a normal distribution 3, of a uniform 1.8
+            spreads.add(round(a.std().item() / changes.get("initializer_range", 0.02), 1))
     assert spreads <= ({1.0, 0.4} if name.startswith("GPT2") else {1.0})  # 0.4: 1 / sqrt(2 * 3 layers)
     assert (0.4 in spreads) == name.startswith("GPT2")
 
