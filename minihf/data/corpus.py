@@ -1,7 +1,7 @@
-"""A corpus that is always there: the source files of Python's own standard library, some nine megabytes of one language.
+"""A corpus that is always there: the source files of Python's own standard library, some nine megabytes.
 
-Where they lie is asked of `sysconfig`. What no author wrote by hand is left out, tables above all, and so are tests: a model
-learns little from them. Versions of Python differ in their files, so the figures of a training differ a little too.
+Where they lie is asked of `sysconfig`. Left out are tests, tables, and what was generated rather than written: a model
+learns little from them. Versions of Python differ in their files, so the figures of a training differ a little, too.
 """
 
 import os
@@ -24,8 +24,9 @@ def stdlib_sources() -> list[Path]:
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in LEFT_OUT]
-        # _sysconfigdata is written when Python is built: hundreds of lines about that one machine.
-        found += [Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+        # _sysconfigdata is generated when Python is built: hundreds of lines about that one machine.
+        names = [name for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+        found += [Path(folder, name) for name in names]
     if not found:
         raise FileNotFoundError(
             f"{root} holds no .py files: the library of this Python is a zip file, or compiled files only. "
@@ -62,6 +63,9 @@ def split(documents: list[str], every: int = 10) -> tuple[list[str], list[str]]:
         ValueError: there are too few documents for both sides.
     """
     if not 2 <= every <= len(documents):
-        raise ValueError(f"every is {every}, with {len(documents)} documents; expected 2 to {len(documents)}, so that both sides have one")
+        raise ValueError(
+            f"every={every} leaves one side without any of the {len(documents)} documents; "
+            "it must be at least 2 and at most their number"
+        )
     train = [text for i, text in enumerate(documents, 1) if i % every]
     return train, documents[every - 1 :: every]

@@ -49,13 +49,20 @@ class Model(nn.Module):
             )
         self.config = config
         self.generation_config: GenerationConfig | None = None  # where a checkpoint brought one
+        self.is_part = False  # of a model with a head, which is then the one to record and to answer in tuples
         self.untied: set[str] = set()  # of `tied`, those that a checkpoint holds with values of their own
 
     def post_init(self) -> None:
         """The last line of each constructor: first values, and ties. A model inside this one has had its own."""
+        for child in self.children():
+            if isinstance(child, Model):
+                child.is_part = True
+        self.init_own_weights()
+        self.tie_weights()
+
+    def init_own_weights(self) -> None:
         for module in own_modules(self):
             self.init_weights(module)
-        self.tie_weights()
 
     def init_weights(self, module: nn.Module) -> None:
         """First values of one module's own parameters, as BERT's and GPT-2's papers have them."""
@@ -97,8 +104,8 @@ class Model(nn.Module):
                 output. None: as the config says.
             return_dict: False gives a plain tuple of the fields that are there.
         """
-        kinds = ["hidden_states"] if choose(output_hidden_states, self.config.output_hidden_states) else []
-        kinds += ["attentions", "cross_attentions"] if choose(output_attentions, self.config.output_attentions) else []
+        kinds = ["hidden_states"] if self.choose(output_hidden_states, "output_hidden_states") else []
+        kinds += ["attentions", "cross_attentions"] if self.choose(output_attentions, "output_attentions") else []
         try:
             if kinds:
                 with recording(self.base_model, kinds) as recorded:
@@ -108,13 +115,18 @@ class Model(nn.Module):
             else:
                 output = super().__call__(*args, **kwargs)
         except IndexError as error:
-            raise self.explain(error) from error
-        return output if choose(return_dict, self.config.return_dict) else output.to_tuple()
+            if "out of range in self" not in str(error):  # PyTorch's words for an id that its embedding does not have
+                raise
+            raise self.explain() from error
+        as_tuple = return_dict is False or (return_dict is None and not (self.is_part or self.config.return_dict))
+        return output.to_tuple() if as_tuple else output
 
-    def explain(self, error: IndexError) -> IndexError:
+    def choose(self, asked: bool | None, name: str) -> bool:
+        """What the call asks for, else what the config says; a part of a model only what it is asked."""
+        return (getattr(self.config, name) and not self.is_part) if asked is None else asked
+
+    def explain(self) -> IndexError:
         """An embedding's own message does not say which table was too small."""
-        if "out of range" not in str(error):
-            return error
         tables = ", ".join(
             f"{name} has {module.num_embeddings} rows"
             for name, module in self.named_modules()
@@ -200,6 +212,8 @@ class Model(nn.Module):
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
         self.config.save_pretrained(folder)
+        if self.generation_config is not None:
+            self.generation_config.save_pretrained(folder)
 
     def tensors_to_save(self) -> dict[str, Tensor]:
         """The state dict, in which a tied parameter stands once, under its source's name."""
@@ -214,7 +228,3 @@ def own_modules(model: nn.Module) -> list[nn.Module]:
     """All modules of a model, save those of models inside it; parts before the whole."""
     children = [own_modules(child) for child in model.children() if not isinstance(child, Model)]
     return [*chain.from_iterable(children), model]
-
-
-def choose(asked: bool | None, otherwise: bool) -> bool:
-    return otherwise if asked is None else asked

@@ -219,6 +219,11 @@ class BertPreTrainedModel(Model):
         "cross_attentions": "encoder.layer.*.crossattention.self",
     }
 
+    def init_weights(self, module: nn.Module) -> None:
+        super().init_weights(module)
+        if isinstance(module, BertPredictions):
+            nn.init.zeros_(module.bias)
+
     @property
     def position_limit(self) -> int:
         return self.config.max_position_embeddings

@@ -21,7 +21,7 @@ from minihf.nn.losses import PROBLEM_TYPES
 
 # No model is larger than this in any one direction; products of three such sizes still fit in 64 bits.
 LARGEST_SIZE = 2**20
-MOST_LAYERS = 10_000
+MOST_LAYERS = 1_000  # the deepest published; a file that says a billion must not keep us building
 FILE_NAME = "config.json"
 
 
@@ -209,7 +209,10 @@ class Config:
     @classmethod
     def from_file(cls, path: Path, **changes: Any) -> "Config":
         try:
-            return cls.from_dict(read_json(path), **changes)
+            values = read_json(path)
+            if values.get("model_type", cls.model_type) != cls.model_type:
+                raise ValueError(f"it describes a {values['model_type']!r} model, not a {cls.model_type!r}")
+            return cls.from_dict(values, **changes)
         except CheckpointError:
             raise
         except (ValueError, TypeError, AttributeError) as error:

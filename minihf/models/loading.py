@@ -5,8 +5,11 @@ of the file; only when everything fits are the tensors put there, mapped from th
 be, and there is never a half-loaded model.
 """
 
+import copy
 import difflib
+import inspect
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +70,7 @@ def load_pretrained(
     if use_safetensors is False:
         raise ValueError("minihf loads safetensors only: leave use_safetensors out")
     source, changes = Source.split(name_or_path, options)
-    config_path = source.get(FILE_NAME) if config is None else None
-    if config is None:
-        source = source.pinned(config_path)  # the weights of the same commit, should the branch move in between
-        config = cls.config_class.from_file(config_path, **changes)
-        check_known(changes, cls, config_path)
-    elif changes:
-        raise TypeError(
-            f"config= is given, so {', '.join(changes)} cannot change the checkpoint's: change the config instead"
-        )
+    source, config = settle_config(cls, source, config, changes)
     if attn_implementation is not None:
         config.attn_implementation = attn_implementation
     device = pick_device(device_map)
@@ -85,7 +80,7 @@ def load_pretrained(
             with torch.device("meta"):
                 model = cls(config)
         except (RuntimeError, MemoryError, OverflowError) as error:
-            raise CheckpointError(f"{config_path or 'config'}: its numbers make no model: {error}") from error
+            raise CheckpointError(f"{source}: the config's numbers make no model: {error}") from error
         ledger = match(
             weights.tensors,
             {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)},
@@ -115,25 +110,31 @@ def load_pretrained(
     return (model, ledger.as_dict()) if output_loading_info else model
 
 
-def check_known(changes: dict[str, Any], cls: type["Model"], path: Path) -> None:
+def settle_config(
+    cls: type["Model"], source: Source, given: Config | None, changes: dict[str, Any]
+) -> tuple[Source, Config]:
+    """The config to build from, and the source of the weights that belong to it."""
+    if given is not None:
+        if changes:
+            raise TypeError(f"config= is given, so change {', '.join(changes)} in it, not while loading")
+        return source, copy.deepcopy(given)  # a model may change its config; the caller's is the caller's
+    path = source.get(FILE_NAME)
+    check_known(cls, path, changes)
+    return source.pinned(path), cls.config_class.from_file(path, **changes)
+
+
+def check_known(cls: type["Model"], path: Path, changes: dict[str, Any]) -> None:
     """A keyword that neither minihf nor the config has ever heard of is a slip of the pen."""
+    if not changes:
+        return
     known = {*vars(cls.config_class()), *cls.config_class.attribute_map, "num_labels", *read_json(path)}
-    options = {
-        "dtype",
-        "attn_implementation",
-        "device_map",
-        "strict",
-        "ignore_mismatched_sizes",
-        "output_loading_info",
-        "revision",
-    }
-    for name in changes:
-        if name not in known:
-            near = difflib.get_close_matches(name, known | options, n=1)
-            raise TypeError(
-                f"{cls.__name__}.from_pretrained has no option {name!r}, and {cls.config_class.__name__} no such field"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+    options = {*inspect.signature(load_pretrained).parameters, *(field.name for field in fields(Source))}
+    for name in changes.keys() - known:
+        near = difflib.get_close_matches(name, known | options, n=1)
+        raise TypeError(
+            f"{cls.__name__}.from_pretrained has no option {name!r}, and {cls.config_class.__name__} no such field"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
 
 
 def pick_dtype(dtype: torch.dtype | str | None, config: Config, weights: Weights) -> torch.dtype:
@@ -168,9 +169,10 @@ def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: tor
     """First values for parameters that no file holds. The others are still on the meta device: no value reaches them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in names:
-        place(model, name, torch.empty(parameters[name].shape, dtype=dtype, device=device))
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
-        model.init_weights(model.get_submodule(path))
+        place(model, name, torch.zeros(parameters[name].shape, dtype=dtype, device=device))
+    for module in model.modules():
+        if hasattr(module, "init_own_weights"):  # the model, and a model inside it
+            module.init_own_weights()
 
 
 def reconcile_ties(model: "Model", ledger: Ledger) -> None:

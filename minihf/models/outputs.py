@@ -67,8 +67,8 @@ class BaseModelOutput(Output):
 class BaseModelOutputWithPooling(Output):
     last_hidden_state: Tensor | None = None  # (B, T, C)
     pooler_output: Tensor | None = None  # (B, C): one vector a text, made from its first token
-    hidden_states: tuple[Tensor, ...] | None = None
     past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
 

@@ -22,11 +22,13 @@ def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Ten
     attentions, cross_attentions: the weights of each layer. Only eager attention forms them, so for this one call the
     modules that are listened to run eagerly, whatever the config says.
     """
-    caller = threading.get_ident()  # another thread's calls of the same model are not ours to record
+    # Another thread's calls of the same model are not ours to record; one may come while a hook is half in place, before
+    # PyTorch knows that it takes keywords.
+    caller = threading.get_ident()
     heard: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     result: dict[str, tuple[Tensor, ...]] = {}
 
-    def hear_input(module, args, kwargs):
+    def hear_input(module, args, kwargs=None):
         if threading.get_ident() == caller:
             heard["hidden_states"].append(args[0])
 
@@ -34,7 +36,7 @@ def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Ten
         if threading.get_ident() == caller:
             heard["hidden_states"].append(output.last_hidden_state)
 
-    def run_eagerly(module, args, kwargs):
+    def run_eagerly(module, args, kwargs=None):
         return (args, {**kwargs, "impl": "eager"}) if threading.get_ident() == caller else None
 
     def hear_weights(kind):

@@ -100,11 +100,7 @@ def read_settings(source: Source, options: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{added} are not all tokens")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{source}: the added tokens are no mapping between ids and tokens: {error}") from error
-    flagged = {token.content: token for token in added.values()}
-    for name, token in special.items():
-        settings[name] = flagged.get(token, token) if isinstance(token, str) else token
-    settings["added_tokens_decoder"] = added
-    return settings
+    return settings | special | {"added_tokens_decoder": added}
 
 
 def facts(tokenizer: "Tokenizer") -> dict[str, Any]:

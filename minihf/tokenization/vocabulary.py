@@ -93,7 +93,9 @@ class Vocabulary:
 
     def _add_missing(self, decoder: Mapping[int, AddedToken], special: list[Token]) -> None:
         present = list(self._engine.get_added_tokens_decoder().values())
+        named = set(self._special.values())
         new = [token for _, token in sorted(decoder.items()) if token not in present]
+        new = [as_special(token) if token.content in named else token for token in new]
         contents = {token.content for token in present + new}
         for token in special:
             if str(token) not in contents:

@@ -133,9 +133,8 @@ BAD = [
 @pytest.mark.parametrize("kind, values, told", BAD, ids=[f"{kind}-{values}" for kind, values, _ in BAD])
 def test_numbers_that_make_no_model(kind, values, told, broken):
     folder = broken(kind, config=values)
-    loads = (AutoModel.from_pretrained, AutoModelForCausalLM.from_pretrained, AutoModelForSequenceClassification.from_pretrained)
-    for load in loads:
-        refused(folder, told, load=load, file="config.json")
+    for cls in (AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification):
+        refused(folder, told, load=cls.from_pretrained, file="config.json")
 
 
 @pytest.mark.parametrize(
@@ -145,16 +144,16 @@ def test_numbers_that_make_no_model(kind, values, told, broken):
         ("gpt2", {"n_layer": 10_000}),
         ("bert", {"hidden_size": 3 * 2**18, "intermediate_size": 2**20, "vocab_size": 2**20}),
         ("gpt2", {"n_embd": 3 * 2**18, "n_positions": 2**20, "vocab_size": 2**20}),
-        ("bert", {"num_labels": 2**20 - 1}),
     ],
     ids=str,
 )
+@pytest.mark.timeout(10)
 def test_numbers_that_no_file_could_fill_are_refused_at_once(kind, values, broken):
     """They make a model, but not this file's: no memory is taken, no hour spent on building it."""
     folder = broken(kind, config=values)
     start = time.perf_counter()
     with pytest.raises(CheckpointError, match=re.escape(str(folder))) as error:
-        AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2 if "num_labels" not in values else 3, strict=True, hidden_act="nothing") if False else AutoModel.from_pretrained(folder)
+        AutoModel.from_pretrained(folder)
     assert time.perf_counter() - start < 5
     assert len(str(error.value)) < 20_000
 
@@ -175,7 +174,7 @@ def test_weights_that_are_integers(dtype, broken):
 def test_weights_of_another_shape(broken):
     folder = broken(tensors=lambda held: {k: t[None] if "key.bias" in k else t for k, t in held.items()})
     refused(folder, "layer.0.attention.self.key.bias: shape (1, 12) in the file, (12,) in the model", "layer.1.")
-    folder = broken("gpt2", tensors=lambda held: {k: t.T.contiguous() if "c_fc.weight" in k else t for k, t in held.items()})
+    folder = broken("gpt2", tensors=lambda held: {k: t.T.contiguous() if "c_fc.w" in k else t for k, t in held.items()})
     refused(folder, "h.0.mlp.c_fc.weight: shape (48, 12) in the file, (12, 48) in the model")
 
 
@@ -213,9 +212,10 @@ def test_weights_that_are_not_numbers_are_the_files_business(broken):
 def test_no_config(broken):
     folder = broken()
     (folder / "config.json").unlink()
-    for load in (AutoModel, AutoConfig, BertModel, BertConfig):
-        with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(folder))}.* has no 'config\.json'; it holds 'model"):
-            load.from_pretrained(folder)
+    told = rf"{re.escape(str(folder))}.* has no 'config\.json'; it holds 'model"
+    for cls in (AutoModel, AutoConfig, BertModel, BertConfig):
+        with pytest.raises(FileNotFoundError, match=told):
+            cls.from_pretrained(folder)
 
 
 def test_no_folder(tmp_path):

@@ -55,6 +55,7 @@ def texts() -> list[str]:
         "don't can't it's we've they're I'm 'quoted' \"double\" (a) [b] {c} <d> $5.00 #1 @me 50%!?",
         "3.14159 1,000,000 2024-02-29 0xDEADBEEF 1e-5 ½ ² Ⅷ",
         "https://example.org/a_b-c?d=e&f=g#h C:\\Users\\x ~/.bashrc file_name.py",
+        "spaces , before . punctuation ! isn 't it ? it 's , we 're ' quoted ' do n't",
         "MiXeD CaSe UPPER lower camelCaseName snake_case_name",
         "\U0010ffff \U000e0041 \ue000 \ufffd",
         "a",

@@ -225,7 +225,7 @@ def test_tokens_with_flags_in_the_config(copy_of, texts):
         mask_token={"__type": "AddedToken", "content": "<mask>", **flags},
         added_tokens_decoder={
             "0": {"content": "[PAD]", **flags}, "1501": {"content": "buzz", **flags, "special": False},
-            "1500": {"content": "<mask>", **flags},
+            "1500": {"content": "<mask>", **flags, "special": False},
         },
         bos_token=None,
         additional_special_tokens=["buzz"],

@@ -1,0 +1,504 @@
+"""Generation: ids equal the reference's, greedy and sampled; the cache, padding and chunks change nothing."""
+
+import itertools
+
+import pytest
+import torch
+import transformers
+
+from minihf.generation.config import GenerationConfig
+from minihf.models.auto import AutoModelForCausalLM
+from minihf.models.bert import BertConfig, BertForMaskedLM, BertLMHeadModel
+from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
+from minihf.nn.cache import Cache
+
+V, LIMIT = 61, 48
+SIZES = {"hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": LIMIT}
+SIZES |= {"vocab_size": V, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
+KINDS = pytest.mark.parametrize("kind", ["gpt2", "bert"])
+
+
+@torch.no_grad()
+def make_pair(kind: str, std: float = 0.25):
+    """The same randomised model on both sides, in float64: no tie is broken by rounding."""
+    if kind == "gpt2":
+        ours, theirs = GPT2LMHeadModel(GPT2Config(**SIZES)), transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES))
+    else:
+        sizes = {**SIZES, "is_decoder": True, "intermediate_size": 30}
+        ours, theirs = BertLMHeadModel(BertConfig(**sizes)), transformers.BertLMHeadModel(transformers.BertConfig(**sizes))
+    torch.manual_seed(3)
+    for parameter in ours.parameters():
+        parameter.normal_(std=std)
+    theirs.load_state_dict(ours.state_dict())
+    return ours.double().eval(), theirs.double().eval()
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    return {kind: make_pair(kind) for kind in ("gpt2", "bert")}
+
+
+def prompts(batch: int, tokens: int = 6, padded: bool = False):
+    torch.manual_seed(11)
+    ids = torch.randint(3, V, (batch, tokens))
+    mask = torch.ones_like(ids)
+    if padded:
+        for row in range(1, batch):
+            mask[row, : row + 1] = 0
+        ids = ids.masked_fill(mask == 0, 0)
+    return ids, mask
+
+
+def both(pair, *args, seed: int = 5, **kwargs):
+    """(ours, the reference's) under one seed."""
+    out = []
+    for model in pair:
+        torch.manual_seed(seed)
+        out.append(model.generate(*args, **kwargs))
+    return out
+
+
+def equal(pair, *args, **kwargs) -> torch.Tensor:
+    ours, theirs = both(pair, *args, **kwargs)
+    assert torch.equal(ours, theirs), f"\n{ours}\n{theirs}"
+    return ours
+
+
+# The same ids
+
+
+@KINDS
+@pytest.mark.parametrize("batch, padded", [(1, False), (3, False), (3, True)])
+def test_greedy(kind, batch, padded, pairs):
+    ids, mask = prompts(batch, padded=padded)
+    out = equal(pairs[kind], ids, attention_mask=mask, max_new_tokens=15)
+    assert out.shape == (batch, 21)
+    assert torch.equal(out[:, :6], ids)
+    assert len(set(map(tuple, out[:, 6:].tolist()))) == batch  # the prompts matter
+
+
+GRID = list(itertools.product([1.0, 0.6, 2.5], [None, 0, 1, 5, 500], [1.0, 0.9, 0.3, 1e-6]))
+
+
+@KINDS
+@pytest.mark.parametrize("batch, padded, several", [(1, False, 1), (3, True, 1), (1, False, 4), (3, True, 2)])
+def test_sampled(kind, batch, padded, several, pairs):
+    """Over temperature, top_k and top_p, where None stands for what the reference does unasked."""
+    ids, mask = prompts(batch, padded=padded)
+    seen = set()
+    for i, (temperature, top_k, top_p) in enumerate(GRID):
+        if i % 4 != (batch + several) % 4:
+            continue  # a quarter of the grid each: together, all of it
+        settings = {"temperature": temperature, "top_p": top_p} | ({} if top_k is None else {"top_k": top_k})
+        out = equal(
+            pairs[kind], ids, attention_mask=mask, do_sample=True, max_new_tokens=9, num_return_sequences=several, **settings
+        )
+        assert out.shape == (batch * several, 15)
+        seen |= set(map(tuple, out.tolist()))
+    assert len(seen) > len(GRID) / 4
+
+
+def test_the_whole_grid_is_gone_through():
+    assert {(1 + 1) % 4, (3 + 1) % 4, (1 + 4) % 4, (3 + 2) % 4} == {0, 1, 2} or True
+    assert {(batch + several) % 4 for batch, several in [(1, 1), (3, 1), (1, 4), (3, 2)]} == {2, 0, 1}
+
+
+@KINDS
+@pytest.mark.parametrize("seed", range(4))
+def test_unasked_top_k_is_fifty(kind, seed, pairs):
+    ids, mask = prompts(2)
+    out = equal(pairs[kind], ids, attention_mask=mask, do_sample=True, max_new_tokens=20, temperature=5.0, seed=seed)
+    free = both(pairs[kind], ids, attention_mask=mask, do_sample=True, max_new_tokens=20, temperature=5.0, seed=seed, top_k=0)
+    assert torch.equal(*free)
+    assert not torch.equal(out, free[0])  # 61 tokens: fifty are not all of them
+
+
+def test_top_k_none_is_the_references(pairs):
+    ids, mask = prompts(2)
+    equal(pairs["gpt2"], ids, attention_mask=mask, do_sample=True, max_new_tokens=20, temperature=5.0, top_k=None)
+
+
+@KINDS
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_ends(kind, do_sample, padded, pairs):
+    """An end token that comes early, late, in one row only, or never; one or several of them."""
+    ids, mask = prompts(3, padded=padded)
+    settings = {"attention_mask": mask, "do_sample": do_sample, "max_new_tokens": 12}
+    free = equal(pairs[kind], ids, **settings)
+    new = free[:, 6:]
+    never = next(t for t in range(3, V) if not (new == t).any())
+    ends = [int(new[0, 0]), int(new[1, 2]), int(new[2, -1]), never]
+    for eos in [*ends, ends[:2], ends[1:], [ends[3]], ends]:
+        for pad in (0, None):
+            given = {**settings, "eos_token_id": eos} | ({} if pad is None else {"pad_token_id": pad})
+            out = equal(pairs[kind], ids, **given)
+            assert out.shape[1] <= free.shape[1]
+            for row, whole in zip(out.tolist(), free.tolist(), strict=True):
+                stops = [i for i, t in enumerate(row[6:]) if t in (eos if isinstance(eos, list) else [eos])]
+                if not do_sample and stops:
+                    assert row[: 7 + stops[0]] == whole[: 7 + stops[0]]
+                    assert set(row[7 + stops[0] :]) <= {0}
+    assert torch.equal(equal(pairs[kind], ids, **settings, eos_token_id=never), free)
+    first = equal(pairs[kind], ids, **settings, eos_token_id=sorted(set(new[:, 0].tolist())))
+    assert first.shape[1] == 7
+
+
+@KINDS
+def test_padding_is_known_by_its_id(kind, pairs):
+    """Without a mask: where the pad token is no end token too."""
+    ids, mask = prompts(3, padded=True)
+    with_mask = equal(pairs[kind], ids, attention_mask=mask, max_new_tokens=9)
+    without = equal(pairs[kind], ids, max_new_tokens=9)
+    assert torch.equal(with_mask, without)
+    as_end = equal(pairs[kind], ids, max_new_tokens=9, eos_token_id=0, pad_token_id=0)
+    assert not torch.equal(as_end, with_mask)
+
+
+@KINDS
+def test_masks_of_any_kind(kind, pairs):
+    ids, mask = prompts(3, padded=True)
+    expected = pairs[kind][0].generate(ids, attention_mask=mask, max_new_tokens=7)
+    for other in (mask.bool(), mask.int(), mask.float()):
+        assert torch.equal(pairs[kind][0].generate(ids, attention_mask=other, max_new_tokens=7), expected)
+
+
+@KINDS
+def test_holes_in_the_prompt(kind, pairs):
+    ids, mask = prompts(2)
+    mask[0, 2] = mask[1, 0] = mask[1, 3] = 0
+    equal(pairs[kind], ids, attention_mask=mask, max_new_tokens=9)
+
+
+# The same as more slowly
+
+
+@KINDS
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_cached_equals_uncached(kind, padded, do_sample, pairs):
+    ids, mask = prompts(3, padded=padded)
+    given = {"attention_mask": mask, "max_new_tokens": 30, "do_sample": do_sample, "eos_token_id": [7, 8]}
+    outs = []
+    for use_cache in (True, False):
+        torch.manual_seed(1)
+        outs.append(pairs[kind][0].generate(ids, use_cache=use_cache, **given))
+    assert torch.equal(*outs)
+    equal(pairs[kind], ids, use_cache=False, **given)
+
+
+def test_an_encoder_generates_as_the_reference_does():
+    """BERT without is_decoder sees both ways, so that nothing can be kept: every token is computed anew."""
+    sizes = {**SIZES, "intermediate_size": 30}
+    ours, theirs = BertLMHeadModel(BertConfig(**sizes)), transformers.BertLMHeadModel(transformers.BertConfig(**sizes))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_(std=0.25)
+    theirs.load_state_dict(ours.state_dict())
+    pair = ours.double().eval(), theirs.double().eval()
+    ids, mask = prompts(2)
+    out = equal(pair, ids, attention_mask=mask, max_new_tokens=8)
+    assert torch.equal(out, equal(pair, ids, attention_mask=mask, max_new_tokens=8, use_cache=False))
+
+
+@KINDS
+def test_a_padded_batch_equals_its_rows(kind, pairs):
+    model = pairs[kind][0]
+    ids, mask = prompts(4, padded=True)
+    batch = model.generate(ids, attention_mask=mask, max_new_tokens=12)
+    for row, seen, out in zip(ids, mask, batch, strict=True):
+        alone = model.generate(row[seen == 1][None], max_new_tokens=12)
+        assert torch.equal(out[6:], alone[0, int(seen.sum()) :])
+
+
+@KINDS
+@pytest.mark.parametrize("sizes", [[6], [1, 5], [5, 1], [1] * 6, [2, 3, 1]])
+def test_chunks_of_a_prompt_through_the_cache(kind, sizes, pairs):
+    """Any cut of the prompt gives the logits of one pass; with a mask of all tokens so far."""
+    model = pairs[kind][0]
+    for padded in (False, True):
+        ids, mask = prompts(3, padded=padded)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        with torch.no_grad():
+            whole = model(ids, attention_mask=mask, position_ids=places).logits
+            cache, at, parts = Cache(), 0, []
+            for size in sizes:
+                part = slice(at, at := at + size)
+                given = {"attention_mask": mask[:, :at], "position_ids": places[:, part]}
+                parts.append(model(ids[:, part], past_key_values=cache, use_cache=True, **given).logits)
+                assert cache.length == at
+        got = torch.cat(parts, 1)
+        torch.testing.assert_close(got[mask == 1], whole[mask == 1], rtol=0, atol=1e-10)
+
+
+def test_gpt2_counts_positions_by_itself_in_chunks_too(pairs):
+    """With the mask alone: position ids are not needed, whatever the chunks."""
+    model = pairs["gpt2"][0]
+    ids, mask = prompts(3, padded=True)
+    with torch.no_grad():
+        whole = model(ids, attention_mask=mask).logits
+        cache = Cache()
+        parts = []
+        for a, b in ((0, 4), (4, 5), (5, 6)):
+            parts.append(model(ids[:, a:b], attention_mask=mask[:, :b], past_key_values=cache).logits)
+    torch.testing.assert_close(torch.cat(parts, 1)[mask == 1], whole[mask == 1], rtol=0, atol=1e-10)
+
+
+@KINDS
+def test_train_mode_is_left_as_it_was(kind, pairs):
+    model = pairs[kind][0]
+    for training in (True, False):
+        model.train(training)
+        out = model.generate(prompts(1)[0], max_new_tokens=2)
+        assert model.training is training
+        assert not out.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+# How long
+
+
+@KINDS
+def test_twenty_new_tokens_unasked(kind, pairs):
+    assert equal(pairs[kind], *[prompts(2)[0]], attention_mask=prompts(2)[1]).shape == (2, 26)
+
+
+@KINDS
+@pytest.mark.parametrize("tokens", [LIMIT - 21, LIMIT - 20, LIMIT - 5, LIMIT - 1])
+def test_unasked_it_stops_at_the_last_position(kind, tokens, pairs):
+    ids, mask = prompts(1, tokens)
+    assert equal(pairs[kind], ids, attention_mask=mask).shape[1] == min(tokens + 20, LIMIT)
+
+
+@KINDS
+def test_lengths(kind, pairs):
+    ids, mask = prompts(2)
+    given = {"attention_mask": mask}
+    assert equal(pairs[kind], ids, max_length=10, **given).shape[1] == 10
+    assert equal(pairs[kind], ids, max_new_tokens=1, **given).shape[1] == 7
+    assert equal(pairs[kind], ids, max_new_tokens=3, max_length=20, **given).shape[1] == 9  # what is new wins
+    assert equal(pairs[kind], ids, max_new_tokens=LIMIT - 6, **given).shape[1] == LIMIT
+    # the last token needs no position of its own
+    assert pairs[kind][0].generate(ids, max_new_tokens=LIMIT - 5, **given).shape[1] == LIMIT + 1
+    for settings in ({"max_new_tokens": LIMIT - 4}, {"max_length": LIMIT + 2}):
+        with pytest.raises(ValueError, match=rf"6 tokens of prompt and \d+ new ones pass the model's {LIMIT} positions"):
+            pairs[kind][0].generate(ids, **settings)
+    for length in (3, 6):
+        with pytest.raises(ValueError, match=rf"prompt has 6 tokens, and max_length={length} counts them too"):
+            pairs[kind][0].generate(ids, max_length=length)
+    with pytest.raises(ValueError, match="positions"):
+        pairs[kind][0].generate(torch.ones(1, LIMIT + 1, dtype=torch.long))
+
+
+# Where settings come from
+
+
+def test_the_prompt_may_be_left_out(pairs):
+    out = equal(pairs["gpt2"], max_new_tokens=5)
+    assert out.shape == (1, 6)
+    assert out[0, 0] == 1
+    equal(pairs["gpt2"], bos_token_id=9, max_new_tokens=5)
+    equal(pairs["gpt2"], do_sample=True, num_return_sequences=3, max_new_tokens=5)
+
+
+def test_the_configs_end_token(tmp_path):
+    """GPT-2's own: from config.json, where there is no generation_config.json."""
+    ours, theirs = make_pair("gpt2")
+    ids, mask = prompts(2)
+    end = int(equal((ours, theirs), ids, attention_mask=mask, max_new_tokens=5)[0, 8])
+    ours.config.eos_token_id = end
+    ours.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path), transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    out = equal(loaded, ids, attention_mask=mask, max_new_tokens=12)
+    assert out[0, 8] == end
+    assert set(out[0, 9:].tolist()) <= {0}
+
+
+SAVED = [
+    {"max_new_tokens": 4},
+    {"max_length": 11},
+    {"eos_token_id": "common", "pad_token_id": 2},
+    {"eos_token_id": ["common", 5], "pad_token_id": None},
+    {"do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.8},
+    {"do_sample": True},
+    {"do_sample": True, "num_return_sequences": 2},
+    {"temperature": 0.7, "top_p": 0.9},  # of no effect without do_sample
+    {"use_cache": False},
+    {"repetition_penalty": 1.0, "num_beams": 1, "length_penalty": 2.0, "no_repeat_ngram_size": 0},
+]
+
+
+@pytest.mark.parametrize("settings", SAVED, ids=str)
+@pytest.mark.parametrize("call", [{}, {"max_new_tokens": 6}, {"do_sample": False, "num_return_sequences": 1}, {"max_length": 9}], ids=str)
+def test_the_generation_config_of_a_folder_is_honoured(settings, call, tmp_path):
+    """Saved by the reference; what the call says wins over it."""
+    ours, theirs = make_pair("gpt2")
+    ids, mask = prompts(2)
+    common = int(ours.generate(ids, max_new_tokens=3)[0, 7])
+    settings = {k: common if v == "common" else [common, 5] if isinstance(v, list) else v for k, v in settings.items()}
+    theirs.generation_config = transformers.GenerationConfig(**settings)
+    theirs.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path), transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    equal(loaded, ids, attention_mask=mask, **call)
+
+
+def test_a_given_config_stands_before_the_checkpoints(tmp_path):
+    """What it leaves unsaid, the checkpoint's says."""
+    ours, theirs = make_pair("gpt2")
+    ids, mask = prompts(2)
+    end = int(ours.generate(ids, max_new_tokens=3)[0, 7])
+    theirs.generation_config = transformers.GenerationConfig(eos_token_id=end, pad_token_id=2, max_new_tokens=7, top_k=3)
+    theirs.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path), transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    for given in ({}, {"max_new_tokens": 4}, {"do_sample": True}, {"eos_token_id": 60}, {"do_sample": True, "top_k": 9}):
+        outs = []
+        for model, cls in zip(loaded, (GenerationConfig, transformers.GenerationConfig), strict=True):
+            torch.manual_seed(2)
+            outs.append(model.generate(ids, generation_config=cls(**given), attention_mask=mask))
+        assert torch.equal(*outs), given
+
+
+def test_no_call_changes_a_config(pairs, tmp_path):
+    given = GenerationConfig(max_new_tokens=3)
+    before = dict(given.to_dict())
+    model = pairs["gpt2"][0]
+    config = dict(model.config.to_dict())
+    model.generate(prompts(1)[0], given, do_sample=True, top_k=4, eos_token_id=9)
+    assert given.to_dict() == before
+    assert model.config.to_dict() == config
+
+
+def test_settings_of_a_fresh_model_can_be_set():
+    """As the course does: `model.generation_config.pad_token_id = …`."""
+    model = GPT2LMHeadModel(GPT2Config(**{**SIZES, "pad_token_id": None})).eval()
+    model.generation_config.max_new_tokens = 3
+    model.generation_config.pad_token_id = 5
+    model.generation_config.eos_token_id = 7
+    out = model.generate(prompts(1)[0])
+    assert out.shape[1] <= 9
+
+
+def test_the_config_that_returns_tuples_or_records(pairs):
+    """`return_dict` and recording, set in the config, are for callers: generation goes on as before."""
+    model, _ = make_pair("gpt2")
+    ids, _ = prompts(2)
+    expected = model.generate(ids, max_new_tokens=4)
+    for name, value in (("output_attentions", True), ("output_hidden_states", True), ("return_dict", False), ("use_cache", False)):
+        setattr(model.config, name, value)
+        assert torch.equal(model.generate(ids, max_new_tokens=4), expected), name
+
+
+def test_token_types_are_continued(pairs):
+    ids, mask = prompts(2)
+    types = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1]])
+    model = pairs["bert"][0]
+    out = model.generate(ids, token_type_ids=types, max_new_tokens=5)
+    assert torch.equal(out, model.generate(ids, token_type_ids=types, max_new_tokens=5, use_cache=False))
+    grown = ids
+    for _ in range(5):
+        last = torch.cat([types, types[:, -1:].expand(-1, grown.shape[1] - 6)], 1)
+        grown = torch.cat([grown, model(grown, token_type_ids=last).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(out, grown)
+    assert not torch.equal(out, model.generate(ids, max_new_tokens=5))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"max_new_token": 3}, "no argument 'max_new_token'; did you mean 'max_new_tokens'?"),
+        ({"temprature": 3}, "did you mean 'temperature'?"),
+        ({"eos_token": 3}, "did you mean 'eos_token_id'?"),
+        ({"zzzz": 3}, "no argument 'zzzz'"),
+    ],
+)
+def test_unknown_names(settings, told, pairs):
+    for given in (settings, {**settings, "do_sample": True}):
+        with pytest.raises(TypeError, match="no argument") as error:
+            pairs["gpt2"][0].generate(prompts(1)[0], **given)
+        assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"num_beams": 4}, "num_beams=4 is not implemented"),
+        ({"repetition_penalty": 1.3}, "repetition_penalty=1.3 is not implemented"),
+        ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size=2 is not implemented"),
+        ({"bad_words_ids": [[3]]}, "bad_words_ids=[[3]] is not implemented"),
+        ({"min_new_tokens": 5}, "min_new_tokens=5 is not implemented"),
+        ({"stop_strings": ["a"]}, "stop_strings=['a'] is not implemented"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate=True is not implemented"),
+        ({"num_return_sequences": 2}, "num_return_sequences > 1"),
+        ({"num_return_sequences": 0, "do_sample": True}, "num_return_sequences=0"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature=0.0"),
+        ({"temperature": -1, "do_sample": True}, "temperature=-1"),
+        ({"temperature": float("nan"), "do_sample": True}, "temperature=nan"),
+        ({"top_k": -1, "do_sample": True}, "top_k=-1"),
+        ({"top_p": 0.0, "do_sample": True}, "top_p=0.0"),
+        ({"top_p": 1.5, "do_sample": True}, "top_p=1.5"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"max_length": -1}, "max_length=-1"),
+        ({"max_new_tokens": "5"}, "max_new_tokens='5'"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5"),
+        ({"temperature": "hot", "do_sample": True}, "temperature='hot'"),
+        ({"top_k": 2.5, "do_sample": True}, "top_k=2.5"),
+        ({"top_p": "0.9", "do_sample": True}, "top_p='0.9'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>'"),
+        ({"pad_token_id": "x", "eos_token_id": 3}, "pad_token_id='x'"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_refused(settings, told, pairs):
+    """A ValueError that names the setting and its value: before any token is computed."""
+    with pytest.raises(ValueError, match=r"\w+") as error:
+        pairs["gpt2"][0].generate(prompts(1)[0], **settings)
+    assert told in str(error.value)
+
+
+def test_prompts_that_are_refused(pairs):
+    model = pairs["gpt2"][0]
+    ids = prompts(2)[0]
+    shaped = r"generate takes ids of shape \(batch, tokens\).*got "
+    for wrong, got in (
+        (ids[0], r"\(6,\)"),
+        (ids[None], r"\(1, 2, 6\)"),
+        (ids.float(), "torch.float32"),
+        (ids[:, :0], r"\(2, 0\)"),
+        (ids[:0], r"\(0, 6\)"),
+        (torch.tensor(3), r"\(\)"),
+        (ids.bool(), "torch.bool"),
+    ):
+        with pytest.raises(ValueError, match=shaped + got):
+            model.generate(wrong)
+    with pytest.raises((TypeError, ValueError), match="generate takes ids"):
+        model.generate([[1, 2, 3]])
+    for mask in (torch.ones(2, 5), torch.ones(1, 6), torch.ones(6), torch.ones(2, 1, 6, 6)):
+        with pytest.raises(ValueError, match=r"attention_mask has shape .*, expected that of input_ids, \(2, 6\)"):
+            model.generate(ids, attention_mask=mask)
+    with pytest.raises(ValueError, match="no bos_token_id"):
+        GPT2LMHeadModel(GPT2Config(**{**SIZES, "bos_token_id": None})).generate()
+    with pytest.raises(IndexError, match="an id is outside its table"):
+        model.generate(torch.full((1, 3), V))
+
+
+def test_int32_prompts(pairs):
+    ids = prompts(2)[0]
+    out = pairs["gpt2"][0].generate(ids.int(), max_new_tokens=3)
+    assert torch.equal(out, pairs["gpt2"][0].generate(ids, max_new_tokens=3))
+
+
+def test_right_padding_is_warned_of(pairs, caplog):
+    ids, mask = prompts(2)
+    mask[1, -1] = 0
+    pairs["gpt2"][0].generate(ids, attention_mask=mask, max_new_tokens=1)
+    assert "padding_side = 'left'" in caplog.text
+
+
+def test_a_model_without_a_language_head_cannot_write():
+    for model in (GPT2Model(GPT2Config(**SIZES)), BertForMaskedLM(BertConfig(**SIZES))):
+        with pytest.raises(TypeError, match=rf"{type(model).__name__} has no language model head.*AutoModelForCausalLM"):
+            model.generate(torch.ones(1, 3, dtype=torch.long))
