@@ -43,7 +43,7 @@ _HOMES = {
         "GPT2Model",
     ],
     "minihf.generation.config": ["GenerationConfig"],
-    "minihf.checkpoints": ["CheckpointError"],
+    "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.nn.cache": ["Cache"],
     "minihf.tokenization": [
         "AutoTokenizer",

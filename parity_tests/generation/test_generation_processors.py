@@ -72,10 +72,12 @@ def test_together_and_in_order(settings):
 
 def test_the_order_matters_here():
     """So that the test above can see it: nucleus before k keeps other tokens."""
-    x = scores()
-    one = top_p(0.6)(IDS, top_k(4)(IDS, x))
-    other = top_k(4)(IDS, top_p(0.6)(IDS, x))
-    assert not torch.equal(one, other)
+    x = torch.tensor([[0.3, 0.25, 0.2, 0.15, 0.1]]).log()
+    ids = IDS[:1]
+    assert (top_p(0.6)(ids, top_k(4)(ids, x)) > -torch.inf).sum() == 2
+    assert (top_k(4)(ids, top_p(0.6)(ids, x)) > -torch.inf).sum() == 3
+    both = sampling_processors(GenerationConfig(do_sample=True, top_k=4, top_p=0.6))
+    assert (both[1](ids, both[0](ids, x)) > -torch.inf).sum() == 2
 
 
 def test_a_text_ends_with_its_last_token():

@@ -190,3 +190,28 @@ def copy_of(folders: dict[str, Path], tmp_path: Path):
         return Path(shutil.copytree(folders[make], tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors")))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def assert_equal():
+    def assert_equal(ours, reference, texts):
+        """The same vocabulary, roles and limits, and the same ids for all texts, alone and in pairs."""
+        assert ours.get_vocab() == reference.get_vocab()
+        assert ours.special_tokens_map == reference.special_tokens_map
+        assert ours.all_special_ids == reference.all_special_ids
+        for name in (
+            "model_max_length",
+            "padding_side",
+            "truncation_side",
+            "model_input_names",
+            "clean_up_tokenization_spaces",
+        ):
+            assert getattr(ours, name) == getattr(reference, name), name
+        asked = {"return_special_tokens_mask": True, "return_offsets_mapping": True}
+        for arguments in ((texts,), (texts, texts[::-1])):
+            first, second = (tokenizer(*arguments, **asked) for tokenizer in (ours, reference))
+            assert dict(first) == dict(second)
+        for ids in first["input_ids"]:
+            assert ours.decode(ids, skip_special_tokens=True) == reference.decode(ids, skip_special_tokens=True)
+
+    return assert_equal

@@ -1,28 +1,26 @@
-"""Folders become tokenizers and tokenizers folders, as the reference reads and writes them."""
+"""Folders become tokenizers as the reference reads them: every file, every sign of a family, every option."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import transformers
-from tokenizers import AddedToken, Tokenizer, normalizers
 
 import minihf.tokenization as ours_of
-from minihf.checkpoints.hub import CheckpointError
+from minihf.checkpoints.hub import CheckpointError, Source
 from minihf.tokenization import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 pytestmark = pytest.mark.filterwarnings("ignore:a text has more:UserWarning")
-MAKES = ["minilm", "bert", "bert vocabulary", "gpt2", "gpt2 vocabulary", "odd"]
-FAMILIES = dict(
-    zip(
-        MAKES,
-        [BertTokenizer, BertTokenizer, BertTokenizer, GPT2Tokenizer, GPT2Tokenizer, PreTrainedTokenizerFast],
-        strict=True,
-    )
-)
+FAMILIES = {
+    "minilm": BertTokenizer,
+    "bert": BertTokenizer,
+    "bert vocabulary": BertTokenizer,
+    "gpt2": GPT2Tokenizer,
+    "gpt2 vocabulary": GPT2Tokenizer,
+    "odd": PreTrainedTokenizerFast,
+}
 
 
 def write(folder: Path, **files: dict) -> None:
@@ -35,114 +33,7 @@ def change(file: Path, **keys) -> None:
     file.write_text(json.dumps({name: value for name, value in content.items() if value is not ...}))
 
 
-def assert_equal(ours, reference, texts):
-    """The same vocabulary, roles and limits, and the same ids for all texts, alone and in pairs."""
-    assert ours.get_vocab() == reference.get_vocab()
-    assert ours.special_tokens_map == reference.special_tokens_map
-    assert ours.all_special_ids == reference.all_special_ids
-    for name in (
-        "model_max_length",
-        "padding_side",
-        "truncation_side",
-        "model_input_names",
-        "clean_up_tokenization_spaces",
-    ):
-        assert getattr(ours, name) == getattr(reference, name), name
-    asked = {"return_special_tokens_mask": True, "return_offsets_mapping": True}
-    for arguments in ((texts,), (texts, texts[::-1])):
-        first, second = (tokenizer(*arguments, **asked) for tokenizer in (ours, reference))
-        assert dict(first) == dict(second)
-    for ids in first["input_ids"]:
-        assert ours.decode(ids, skip_special_tokens=True) == reference.decode(ids, skip_special_tokens=True)
-
-
-# Saving
-
-
-@pytest.mark.parametrize("make", MAKES)
-def test_saved_and_loaded_by_both(make, load, texts, tmp_path):
-    ours = load(make).ours
-    ours.add_special_tokens({"additional_special_tokens": ["<x>", AddedToken("<y>", lstrip=True)], "mask_token": "<m>"})
-    ours.add_tokens(["buzz", AddedToken("Fizz", single_word=True, normalized=False)])
-    ours.padding_side, ours.model_max_length = "left", 33
-    texts = [*texts, "<x> buzz <y>Fizz Fizzy<m>"]
-    paths = ours.save_pretrained(tmp_path / "new" / "folder")
-    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["tokenizer.json", "tokenizer_config.json"]
-    assert {Path(path) for path in paths} == set((tmp_path / "new" / "folder").iterdir())
-    again = AutoTokenizer.from_pretrained(tmp_path / "new" / "folder")
-    reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "new" / "folder")
-    assert type(again) is FAMILIES[make]
-    assert_equal(again, reference, texts)
-    assert_equal(again, ours, texts)
-    assert again.settings == ours.settings
-    assert again.extra_special_tokens == reference.extra_special_tokens == ["<x>", "<y>"]
-    assert json.loads(again.backend_tokenizer.to_str()) == json.loads(ours.backend_tokenizer.to_str())
-
-
-@pytest.mark.parametrize("make", ["bert", "gpt2"])
-def test_saved_by_the_reference(make, load, texts, tmp_path):
-    reference = load(make).reference
-    reference.add_special_tokens({"extra_special_tokens": ["<x>"], "bos_token": "<s>"})
-    reference.add_tokens([AddedToken("fizz", rstrip=True)])
-    reference.save_pretrained(tmp_path)
-    assert_equal(AutoTokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path), texts)
-
-
-@pytest.mark.parametrize(
-    ("make", "part", "value"),
-    [
-        ("bert", "normalizer", normalizers.Sequence([normalizers.BertNormalizer(), normalizers.Replace("the", "fox")])),
-        ("bert", "normalizer", normalizers.BertNormalizer(lowercase=False)),
-        ("gpt2", "normalizer", normalizers.Lowercase()),
-    ],
-)
-def test_an_engine_that_the_reference_would_not_rebuild_is_saved_so_that_it_need_not(
-    make, part, value, copy_of, texts, tmp_path
-):
-    folder = copy_of(make)
-    engine = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    setattr(engine, part, value)
-    engine.save(str(folder / "tokenizer.json"))
-    ours = AutoTokenizer.from_pretrained(folder)
-    assert json.loads(ours.backend_tokenizer.to_str()) == json.loads(engine.to_str())  # as it stands
-    rebuilt = transformers.AutoTokenizer.from_pretrained(folder)
-    assert dict(rebuilt(texts)) != dict(ours(texts))
-    ours.save_pretrained(tmp_path / "saved")
-    assert_equal(ours, transformers.AutoTokenizer.from_pretrained(tmp_path / "saved"), texts)
-
-
-def test_saving_over_an_older_folder(copy_of):
-    folder = copy_of("minilm")
-    assert (folder / "special_tokens_map.json").exists()
-    ours = AutoTokenizer.from_pretrained(folder)
-    ours.pad_token = "[MASK]"
-    ours.mask_token = None
-    ours.save_pretrained(folder)
-    again, reference = AutoTokenizer.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
-    assert again.pad_token == reference.pad_token == "[MASK]"
-    assert again.mask_token is None
-    assert reference.mask_token is None
-
-
-def test_a_failure_while_saving_leaves_what_was_there(copy_of, monkeypatch):
-    folder = copy_of("bert")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    ours = AutoTokenizer.from_pretrained(folder)
-    ours.add_tokens("new")
-
-    def fail(*_):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="full"):
-        ours.save_pretrained(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-# Loading
-
-
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", FAMILIES)
 def test_the_family_that_is_loaded(make, folders):
     assert type(AutoTokenizer.from_pretrained(str(folders[make]))) is FAMILIES[make]
 
@@ -174,7 +65,7 @@ def test_the_family_by_every_sign(copy_of):
         AutoTokenizer()
 
 
-def test_the_family_by_name(folders, texts):
+def test_the_family_by_name(folders, texts, assert_equal):
     assert ours_of.BertTokenizerFast is BertTokenizer
     assert ours_of.GPT2TokenizerFast is GPT2Tokenizer
     for family, make in ((BertTokenizer, "bert"), (GPT2Tokenizer, "gpt2 vocabulary")):
@@ -189,7 +80,7 @@ def test_the_family_by_name(folders, texts):
         GPT2Tokenizer.from_pretrained(folders["bert"])
 
 
-def test_the_files_of_older_releases(copy_of, texts):
+def test_the_files_of_older_releases(copy_of, texts, assert_equal):
     folder = copy_of("bert vocabulary")
     mask = {"content": "[MASK]", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}
     write(
@@ -217,7 +108,7 @@ def test_the_files_of_older_releases(copy_of, texts):
         AutoTokenizer.from_pretrained(folder)
 
 
-def test_tokens_with_flags_in_the_config(copy_of, texts):
+def test_tokens_with_flags_in_the_config(copy_of, texts, assert_equal):
     folder = copy_of("bert vocabulary")
     flags = {"lstrip": True, "rstrip": False, "single_word": False, "normalized": False, "special": True}
     change(
@@ -242,7 +133,7 @@ def test_tokens_with_flags_in_the_config(copy_of, texts):
 
 
 @pytest.mark.parametrize("make", ["bert", "gpt2", "bert vocabulary", "gpt2 vocabulary"])
-def test_a_vocabulary_without_the_familys_tokens(make, copy_of, texts):
+def test_a_vocabulary_without_the_familys_tokens(make, copy_of, texts, assert_equal):
     folder = copy_of(make)
     change(folder / "tokenizer_config.json", pad_token="<p>", eos_token="<e>", unk_token="[UNK]")
     reference = transformers.AutoTokenizer if make != "gpt2" else transformers.PreTrainedTokenizerFast
@@ -254,7 +145,7 @@ def test_a_vocabulary_without_the_familys_tokens(make, copy_of, texts):
 
 
 @pytest.mark.parametrize("make", ["minilm", "bert vocabulary", "gpt2 vocabulary"])
-def test_options_come_before_the_files(make, folders, texts):
+def test_options_come_before_the_files(make, folders, texts, assert_equal):
     options = {
         "model_max_length": 17, "padding_side": "left", "truncation_side": "left", "pad_token": "<p>",
         "extra_special_tokens": ["<x>"], "clean_up_tokenization_spaces": True, "model_input_names": ["input_ids"],
@@ -279,7 +170,7 @@ def test_options_come_before_the_files(make, folders, texts):
         ("gpt2 vocabulary", {"add_bos_token": True, "add_eos_token": True}),
     ],
 )
-def test_options_of_a_family(make, options, folders, texts, tmp_path):
+def test_options_of_a_family(make, options, folders, texts, tmp_path, assert_equal):
     ours = AutoTokenizer.from_pretrained(folders[make], **options)
     assert_equal(ours, transformers.AutoTokenizer.from_pretrained(folders[make], **options), texts)
     assert dict(ours(texts)) != dict(AutoTokenizer.from_pretrained(folders[make])(texts))
@@ -288,7 +179,7 @@ def test_options_of_a_family(make, options, folders, texts, tmp_path):
     assert_equal(ours, AutoTokenizer.from_pretrained(tmp_path), texts)
 
 
-def test_options_of_a_family_change_a_file_of_bytes_too(folders, texts, tmp_path):
+def test_options_of_a_family_change_a_file_of_bytes_too(folders, texts, tmp_path, assert_equal):
     spaced = AutoTokenizer.from_pretrained(folders["gpt2"], add_prefix_space=True)
     assert spaced.tokenize("the") == AutoTokenizer.from_pretrained(folders["gpt2"]).tokenize(" the")
     framed = AutoTokenizer.from_pretrained(folders["gpt2"], add_bos_token=True)
@@ -335,7 +226,7 @@ def hub(home: Path, name: str, folder: Path, commit: str = "0" * 40) -> Path:
     return home
 
 
-def test_from_the_hubs_cache(folders, texts, tmp_path):
+def test_from_the_hubs_cache(folders, texts, tmp_path, assert_equal):
     hub(tmp_path, "someone/bert", folders["bert"])
     hub(tmp_path, "gpt", folders["gpt2 vocabulary"])
     ours = AutoTokenizer.from_pretrained("someone/bert", cache_dir=tmp_path)
@@ -345,6 +236,23 @@ def test_from_the_hubs_cache(folders, texts, tmp_path):
     assert_equal(ours, transformers.AutoTokenizer.from_pretrained("gpt", cache_dir=tmp_path), texts)
     with pytest.raises(FileNotFoundError, match="nobody/nothing"):
         AutoTokenizer.from_pretrained("nobody/nothing", cache_dir=tmp_path)
+
+
+def test_a_branch_that_moves_while_it_is_read(folders, tmp_path, monkeypatch):
+    repository = hub(tmp_path, "someone/bert", folders["bert"], "a" * 40) / "models--someone--bert"
+    later = shutil.copytree(repository / "snapshots" / ("a" * 40), repository / "snapshots" / ("b" * 40))
+    change(later / "tokenizer_config.json", padding_side="left")
+    find = Source.find
+
+    def find_and_move(self, filename):
+        path = find(self, filename)
+        if filename == "tokenizer.json":
+            (repository / "refs" / "main").write_text("b" * 40)
+        return path
+
+    monkeypatch.setattr(Source, "find", find_and_move)
+    assert AutoTokenizer.from_pretrained("someone/bert", cache_dir=tmp_path).padding_side == "right"
+    assert AutoTokenizer.from_pretrained("someone/bert", cache_dir=tmp_path).padding_side == "left"
 
 
 def test_from_a_subfolder(folders, texts):
@@ -391,49 +299,3 @@ def test_folders_without_a_tokenizer(tmp_path):
         BertTokenizer.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         AutoTokenizer.from_pretrained(tmp_path / "nowhere")
-
-
-# Training
-
-
-def test_training_anew(load, sources, texts, tmp_path):
-    makes = load("gpt2")
-    for tokenizer in makes:
-        tokenizer.pad_token = tokenizer.add_special_tokens({"pad_token": "<p>"}) and "<p>"
-    lines = [source.splitlines() for source in sources]
-    ours, reference = (
-        tokenizer.train_new_from_iterator(iter(lines), 700, new_special_tokens=["<new>"]) for tokenizer in makes
-    )
-    texts = [*texts, "a <new>thing"]
-    assert_equal(ours, reference, texts)
-    assert type(ours) is GPT2Tokenizer
-    assert len(ours) == 700
-    assert ours.get_vocab() != makes.ours.get_vocab()
-    ours.save_pretrained(tmp_path)
-    assert_equal(ours, transformers.AutoTokenizer.from_pretrained(tmp_path), texts)
-
-
-@pytest.mark.parametrize("make", ["minilm", "odd"])
-def test_training_word_pieces_anew(make, load, sources, texts):
-    """The trainer of word pieces breaks ties by chance, in the reference too; what it must keep is compared."""
-    makes = load(make)
-    ours, reference = (
-        tokenizer.train_new_from_iterator(sources, 700, new_special_tokens=["<new>"]) for tokenizer in makes
-    )
-    assert type(ours) is type(makes.ours)
-    assert len(ours) == len(reference) == 700
-    assert ours.special_tokens_map == reference.special_tokens_map
-    assert (
-        ours.all_special_ids
-        == reference.all_special_ids
-        == [ours.get_vocab()[token] for token in ours.all_special_tokens]
-    )
-    assert ours.all_special_ids != makes.ours.all_special_ids
-    parts = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in (ours, reference)]
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"):
-        assert parts[0][part] == parts[1][part], part
-    assert len(set(ours.get_vocab()) & set(reference.get_vocab())) > 600
-    for text in texts:
-        first, second = (tokenizer(text, "the <new>") for tokenizer in (ours, reference))
-        assert ours.decode(first["input_ids"]) == reference.decode(second["input_ids"])
-        assert "<new>" not in ours.decode(first["input_ids"], skip_special_tokens=True)
