@@ -280,14 +280,15 @@ class BertModel(BertPreTrainedModel):
         x = self.embeddings(words, token_type_ids, position_ids)  # (B, T, C)
 
         if config.is_decoder:
-            mask = decoder_mask(attention_mask, B, T, past + T, dtype=x.dtype)
+            mask = decoder_mask(attention_mask, (B, config.num_attention_heads, T, past + T), dtype=x.dtype)
         else:
-            mask = encoder_mask(attention_mask, B, T, dtype=x.dtype)
+            mask = encoder_mask(attention_mask, (B, config.num_attention_heads, T, T), dtype=x.dtype)
         context_mask = None
         if encoder_hidden_states is not None:
             if not config.add_cross_attention:
-                raise ValueError("encoder_hidden_states need is_decoder=True and add_cross_attention=True in the config")
-            context_mask = encoder_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2], dtype=x.dtype)
+                raise ValueError("encoder_hidden_states need a config of is_decoder=True and add_cross_attention=True")
+            scores = B, config.num_attention_heads, T, encoder_hidden_states.shape[1]
+            context_mask = encoder_mask(encoder_attention_mask, scores, dtype=x.dtype)
 
         for layer in self.encoder["layer"]:
             x = layer(x, mask, cache, encoder_hidden_states, context_mask)

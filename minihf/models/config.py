@@ -69,7 +69,7 @@ class Config:
             if name not in annotations(type(self)) and hasattr(type(self), name):
                 raise ValueError(f"a config can keep no key {name!r}: it is a name of {type(self).__name__} itself")
             setattr(self, name, value)
-        if isinstance(self.dtype, torch.dtype) or isinstance(self.dtype, str):
+        if isinstance(self.dtype, (str, torch.dtype)):
             self.dtype = str(self.dtype).removeprefix("torch.")
         self._check_types()
         self._settle_labels(num_labels)

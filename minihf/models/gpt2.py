@@ -235,7 +235,7 @@ class GPT2Model(GPT2PreTrainedModel):
         check_length(past + T, self.config.n_positions)
 
         x = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        mask = decoder_mask(attention_mask, B, T, past + T, dtype=x.dtype)
+        mask = decoder_mask(attention_mask, (B, self.config.n_head, T, past + T), dtype=x.dtype)
         if position_ids is None and mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:
@@ -249,7 +249,8 @@ class GPT2Model(GPT2PreTrainedModel):
         if encoder_hidden_states is not None:
             if not self.config.add_cross_attention:
                 raise ValueError("encoder_hidden_states need a config with add_cross_attention=True")
-            context_mask = encoder_mask(encoder_attention_mask, *encoder_hidden_states.shape[:2], dtype=x.dtype)
+            scores = B, self.config.n_head, T, encoder_hidden_states.shape[1]
+            context_mask = encoder_mask(encoder_attention_mask, scores, dtype=x.dtype)
         for block in self.h:
             x = block(x, mask, cache, encoder_hidden_states, context_mask)
         return BaseModelOutput(self.ln_f(x), past_key_values=cache if use_cache else None)

@@ -166,7 +166,7 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: torch.device) -> None:
-    """First values for parameters that no file holds. The others are still on the meta device: no value reaches them."""
+    """First values for parameters that no file holds. The others are still on the meta device, out of reach."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in names:
         place(model, name, torch.zeros(parameters[name].shape, dtype=dtype, device=device))

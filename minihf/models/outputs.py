@@ -42,7 +42,7 @@ class Output:
         return len(self.keys())
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return dict(self.items()).get(key, default)
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(self.values())

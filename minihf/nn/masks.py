@@ -15,12 +15,14 @@ def lower_triangle(queries: int, keys: int, *, device: torch.device | None = Non
     return triangle[None, None]
 
 
-def encoder_mask(attention_mask: Tensor | None, batch: int, keys: int, *, dtype: torch.dtype) -> Tensor | None:
+def encoder_mask(
+    attention_mask: Tensor | None, scores: tuple[int, int, int, int], *, dtype: torch.dtype
+) -> Tensor | None:
     """Every token sees every real token: (B, 1, 1, K), or None where nothing is padded.
 
     Args:
         attention_mask: 1 = real, 0 = padding, (B, K); or a ready 4-D mask (see `ready_mask`); or None.
-        batch, keys: B and K, which the mask must have.
+        scores: the shape of the scores that it will lie on, (B, H, Q, K).
         dtype: of the activations; a ready float mask is brought to it.
 
     Raises:
@@ -29,11 +31,12 @@ def encoder_mask(attention_mask: Tensor | None, batch: int, keys: int, *, dtype:
     if attention_mask is None:
         return None
     if attention_mask.dim() == 4:
-        return ready_mask(attention_mask, dtype)
-    if tuple(attention_mask.shape) != (batch, keys):
+        return ready_mask(attention_mask, scores, dtype=dtype)
+    wanted = scores[0], scores[3]
+    if tuple(attention_mask.shape) != wanted:
         raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(batch, keys)}: a row for each text, an "
-            "entry for each token, those in the cache included"
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected {wanted}: a row for each text, an entry "
+            "for each token, those in the cache included"
         )
     if not torch.compiler.is_compiling() and attention_mask.all():  # compiled code cannot branch on values
         return None
@@ -41,23 +44,29 @@ def encoder_mask(attention_mask: Tensor | None, batch: int, keys: int, *, dtype:
 
 
 def decoder_mask(
-    attention_mask: Tensor | None, batch: int, queries: int, keys: int, *, dtype: torch.dtype
+    attention_mask: Tensor | None, scores: tuple[int, int, int, int], *, dtype: torch.dtype
 ) -> Tensor | None:
     """Every token sees the real tokens up to itself: (B, 1, Q, K), or None where the causal rule says it all.
 
     The arguments are `encoder_mask`'s; the queries are the last Q of the K tokens.
     """
-    mask = encoder_mask(attention_mask, batch, keys, dtype=dtype)
+    mask = encoder_mask(attention_mask, scores, dtype=dtype)
+    _, _, queries, keys = scores
     if mask is None or queries == 1 or attention_mask.dim() == 4:
         return mask
     return mask & lower_triangle(queries, keys, device=mask.device)
 
 
-def ready_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def ready_mask(mask: Tensor, scores: tuple[int, int, int, int], *, dtype: torch.dtype) -> Tensor:
     """A 4-D mask made by the caller, taken as it is: bool or 0/1 (True = may attend), or float to add to the scores.
 
     -inf becomes the lowest number of `dtype`, so that a row that may attend to nothing stays finite.
     """
+    if mask.shape[3] != scores[3] or any(n not in (1, N) for n, N in zip(mask.shape, scores, strict=True)):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, expected {tuple(scores)}: (texts, heads, queries, keys), each "
+            "of the first three or 1"
+        )
     if not mask.is_floating_point():
         return mask.bool()
     return mask.to(dtype).clamp(min=torch.finfo(dtype).min)

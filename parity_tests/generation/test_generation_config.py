@@ -7,6 +7,8 @@ import transformers
 
 from minihf.checkpoints.files import CheckpointError
 from minihf.generation.config import GenerationConfig
+from minihf.generation.generate import settle
+from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 OTHER = {
     "max_new_tokens": 7, "max_length": 30, "do_sample": True, "temperature": 0.5, "top_k": 9, "top_p": 0.75,
@@ -15,11 +17,14 @@ OTHER = {
 
 
 def test_defaults_are_what_the_reference_falls_back_to():
-    ours = GenerationConfig()
+    """As `generate` settles them, where nobody says anything."""
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=2, n_head=1, n_layer=1, n_positions=3, **ids))
+    ours = settle(model, None, {})
     theirs = transformers.GenerationConfig._get_default_generation_params()
     for name in ("do_sample", "temperature", "top_k", "top_p", "num_return_sequences", "use_cache"):
         assert getattr(ours, name) == theirs[name], name
-    for name in ("max_new_tokens", "max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in ("max_new_tokens", "max_length", *ids):
         assert getattr(ours, name) is None
 
 

@@ -376,9 +376,8 @@ def test_a_none_in_the_call_is_a_value(tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path), transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     for name in ("eos_token_id", "pad_token_id", "top_k"):
-        equal(loaded, ids, attention_mask=mask, max_new_tokens=9, **{name: None})
-    outs = loaded[0].generate(ids, do_sample=False, max_new_tokens=9, eos_token_id=None)
-    assert outs.shape == (2, 15)
+        for do_sample in (True, False):
+            equal(loaded, ids, attention_mask=mask, max_new_tokens=9, do_sample=do_sample, **{name: None})
 
 
 def test_no_call_changes_a_config(pairs, tmp_path):

@@ -86,7 +86,7 @@ def test_a_row_that_may_attend_to_nothing_is_finite(impl, kind, dtype, biased):
     allowed[0, :, 2] = False
     allowed[1] = False
     added = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, -torch.inf)
-    mask = allowed if kind == "bool" else ready_mask(added, dtype)
+    mask = allowed if kind == "bool" else ready_mask(added, added.shape, dtype=dtype)
     bias = (torch.randn(1, H, Q, K) * 30).to(dtype).requires_grad_() if biased else None
     out, _ = attend(q, k, v, mask, bias=bias, impl=impl)
     assert out.isfinite().all()
@@ -111,7 +111,7 @@ def test_the_lowest_number_plus_a_negative_score_is_finite(impl, dtype, biased):
     bias = torch.full((1, H, 4, 4), -200.0, dtype=dtype, requires_grad=True) if biased else None
     for mask in (
         torch.zeros(B, 1, 4, 4, dtype=torch.bool),
-        ready_mask(torch.full((B, 1, 4, 4), -torch.inf), dtype),
+        ready_mask(torch.full((B, 1, 4, 4), -torch.inf), (B, H, 4, 4), dtype=dtype),
     ):
         out, _ = attend(q, k, v, mask, bias=bias, impl=impl)
         assert out.isfinite().all()

@@ -13,12 +13,16 @@ HOLES = torch.tensor([[1, 0, 1, 0, 1], [0, 1, 1, 1, 0], [1, 1, 1, 1, 0]])
 F64 = torch.float64
 
 
+def encoder(mask, batch, keys, *, dtype):
+    return encoder_mask(mask, (batch, 1, keys, keys), dtype=dtype)
+
+
 def decoder_of_two(mask, batch, keys, *, dtype):
-    return decoder_mask(mask, batch, 2, keys, dtype=dtype)
+    return decoder_mask(mask, (batch, 1, 2, keys), dtype=dtype)
 
 
 def decoder_of_five(mask, batch, keys, *, dtype):
-    return decoder_mask(mask, batch, 5, keys, dtype=dtype)
+    return decoder_mask(mask, (batch, 1, 5, keys), dtype=dtype)
 
 
 @pytest.mark.parametrize("queries, keys", [(1, 1), (1, 4), (3, 3), (2, 5)])
@@ -34,7 +38,7 @@ def test_no_token_sees_a_later_one(queries, keys):
 @pytest.mark.parametrize("dtype", [torch.long, torch.int32, torch.bool, torch.float32, torch.uint8], ids=str)
 @pytest.mark.parametrize("padded", [LEFT, RIGHT, HOLES], ids=["left", "right", "holes"])
 def test_encoder_every_token_sees_every_real_one(padded, dtype):
-    mask = encoder_mask(padded.to(dtype), 3, 5, dtype=F64)
+    mask = encoder_mask(padded.to(dtype), (3, 1, 5, 5), dtype=F64)
     assert mask.dtype == torch.bool
     assert torch.equal(mask, padded.bool()[:, None, None])
 
@@ -43,19 +47,19 @@ def test_encoder_every_token_sees_every_real_one(padded, dtype):
 @pytest.mark.parametrize("padded", [LEFT, RIGHT, HOLES], ids=["left", "right", "holes"])
 def test_decoder_sees_the_real_ones_up_to_itself(padded, queries):
     """With fewer queries than keys, the first keys are the past's."""
-    mask = decoder_mask(padded, 3, queries, 5, dtype=F64).expand(3, 1, queries, 5)
+    mask = decoder_mask(padded, (3, 1, queries, 5), dtype=F64).expand(3, 1, queries, 5)
     for b, i, j in itertools.product(range(3), range(queries), range(5)):
         assert mask[b, 0, i, j] == (padded[b, j] == 1 and j <= 5 - queries + i)
 
 
 def test_nothing_padded_needs_no_mask():
     for ones in (None, torch.ones(3, 5), torch.ones(3, 5, dtype=torch.bool), torch.ones(3, 5, dtype=torch.long)):
-        assert encoder_mask(ones, 3, 5, dtype=F64) is None
-        assert decoder_mask(ones, 3, 5, 5, dtype=F64) is None
-        assert decoder_mask(ones, 3, 2, 5, dtype=F64) is None
+        assert encoder_mask(ones, (3, 1, 5, 5), dtype=F64) is None
+        assert decoder_mask(ones, (3, 1, 5, 5), dtype=F64) is None
+        assert decoder_mask(ones, (3, 1, 2, 5), dtype=F64) is None
 
 
-@pytest.mark.parametrize("maker", [encoder_mask, decoder_of_two])
+@pytest.mark.parametrize("maker", [encoder, decoder_of_two])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 5), (5,), (3, 5, 5), (3, 6), (0, 5)])
 def test_another_shape_is_refused_with_both_shapes_and_the_cache(maker, shape):
     with pytest.raises(ValueError, match="those in the cache included") as error:
@@ -64,7 +68,7 @@ def test_another_shape_is_refused_with_both_shapes_and_the_cache(maker, shape):
     assert "(3, 5)" in str(error.value)
 
 
-@pytest.mark.parametrize("maker", [encoder_mask, decoder_of_five])
+@pytest.mark.parametrize("maker", [encoder, decoder_of_five])
 def test_a_ready_mask_is_taken_as_it_is(maker):
     """Bool, 0/1 or float: the causal rule is not added to what the caller has decided."""
     allowed = torch.rand(3, 1, 5, 5) > 0.5
@@ -80,19 +84,22 @@ def test_a_ready_mask_is_taken_as_it_is(maker):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_minus_infinity_becomes_the_lowest_number(given, dtype):
     """From whatever precision the caller made the mask in to whatever the model has."""
-    ready = ready_mask(torch.tensor([[0.0, -torch.inf], [-torch.inf, -3.0]], dtype=given)[None, None], dtype)
+    ready = ready_mask(
+        torch.tensor([[0.0, -torch.inf], [-torch.inf, -3.0]], dtype=given)[None, None], (1, 1, 2, 2), dtype=dtype
+    )
     assert ready.dtype == dtype
     assert ready.isfinite().all()
     assert ready.flatten().tolist()[::3] == [0, -3]
     assert (ready.flatten()[1:3] < -60_000).all()
-    assert ready_mask(torch.full((1, 1, 1, 1), torch.finfo(given).min, dtype=given), dtype).isfinite().all()
+    lowest = torch.full((1, 1, 1, 1), torch.finfo(given).min, dtype=given)
+    assert ready_mask(lowest, (1, 1, 1, 1), dtype=dtype).isfinite().all()
 
 
 def test_the_callers_mask_is_not_changed():
     for mask in (LEFT, torch.full((1, 1, 2, 2), -torch.inf)):
         before = mask.clone()
         if mask.dim() == 2:
-            decoder_mask(mask, 3, 5, 5, dtype=F64)
+            decoder_mask(mask, (3, 1, 5, 5), dtype=F64)
         else:
-            ready_mask(mask, torch.float32)
+            ready_mask(mask, mask.shape, dtype=torch.float32)
         assert torch.equal(mask, before)
