@@ -1,17 +1,26 @@
-"""What `bench.py` measures: a table of cases, each a list of rows, each row one piece of work.
+"""What `bench.py` measures: a table of cases, each a list of rows, each row one piece of work. And the worker: run as a
+program, this file does one row's work for one side, whenever it is asked.
 
 A row is written once and runs on both sides: `library` is "minihf" or "transformers", and both have the same names.
 A new case is a function that prepares the work, and its rows in `cases`.
 """
 
+import gc
+import json
+import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
     mini = partial(bert, 2, 32, 2, 64) if quick else partial(bert, 6, 384, 12, 1536)
     base = partial(bert, 2, 64, 2, 128) if quick else partial(bert, 12, 768, 12, 3072)
     narrow, wide = ((2, 32, 2), (2, 64, 2)) if quick else ((4, 128, 4), (6, 384, 6))
-    vocabularies = (96, 160) if quick else (8192, 50257)
+    vocabularies = (96, 160) if quick else (2048, 50257)  # a toy's, and GPT-2's own
     small = partial(gpt2, 2, 32, 2, 96) if quick else partial(gpt2, 12, 768, 12, 50257)
     texts = 2 if quick else 16
     full = [128] * texts
@@ -179,3 +188,82 @@ def greedy(library: str, folder: Path, new_tokens: int) -> Job:
     ids = torch.randint(model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     return Job(lambda: model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False))
+
+
+# The worker
+
+
+def serve(task: str, case: str, row: str, quick: bool, folder: str) -> None:
+    """Do what `task` says: "make" the checkpoint of a row, or prepare its work for the library of that name.
+
+    Then each message, a JSON object a line, asks for something, until no more come: the first for a first run, whose
+    result is saved, later ones for a number of runs. Each is answered by a line, and so is being ready.
+    """
+    (row,) = (candidate for candidate in cases(quick)[case] if candidate.name == row)
+    with os.fdopen(os.dup(1), "w") as channel:
+        os.dup2(2, 1)  # what a library prints is no message
+
+        def tell(**message: Any) -> None:
+            print(json.dumps(message), file=channel, flush=True)
+
+        if task == "make":
+            import torch
+
+            torch.manual_seed(0)
+            row.checkpoint().save_pretrained(folder)
+            return tell()
+        job = row.prepare(task, Path(folder))
+        tell()
+        request = json.loads(sys.stdin.readline())
+        before = memory(job)
+        reset_peak()
+        result = job.run()
+        after = memory(job)
+        shown = job.show(result)
+        del result
+        if shown is not None:
+            with open(request["save"], "wb") as file:
+                np.save(file, shown.numpy())
+        added, private = (difference(after[x], before[y]) for x, y in (("peak", "resident"), ("private", "private")))
+        tell(added=added, private=private)
+        for request in map(json.loads, sys.stdin):
+            seconds = timed(job, request["runs"])
+            tell(seconds=seconds, peak=max(before["peak"], memory(job)["peak"]))
+
+
+def timed(job: Job, runs: int) -> float:
+    """Seconds of one run, on average. What a run returns is let go before the next, and not at its expense."""
+    gc.collect()
+    time.sleep(0.05)  # until the threads of whoever worked last have gone to sleep
+    spent = 0.0
+    for _ in range(runs):
+        start = time.perf_counter()
+        result = job.run()
+        spent += time.perf_counter() - start
+        del result
+    return spent / runs
+
+
+def memory(job: Job) -> dict[str, int | None]:
+    """Of whoever does the work, in bytes: the most that was resident, what is now, and the part that is no file's."""
+    if job.in_child or not sys.platform.startswith("linux"):
+        who = resource.RUSAGE_CHILDREN if job.in_child else resource.RUSAGE_SELF
+        most = resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {"peak": most, "resident": 0 if job.in_child else None, "private": None}
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    names = {"peak": "VmHWM", "resident": "VmRSS", "private": "RssAnon"}
+    return {what: int(lines[name].split()[0]) * 1024 for what, name in names.items()}
+
+
+def reset_peak() -> None:
+    """Let the peak be counted from now on: importing may have taken more than was left when it was over."""
+    with suppress(OSError):  # where the system does not offer it, what is reported is at most too much
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def difference(after: int | None, before: int | None) -> int | None:
+    return None if None in (after, before) else after - before
+
+
+if __name__ == "__main__":
+    serve(**json.loads(sys.argv[1]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minihf.generation.processors import Processor
 from minihf.generation.stopping import StopRule
+from minihf.nn.bare import bare
 from minihf.nn.cache import Cache
 from minihf.nn.positions import positions_from_mask
 
@@ -53,6 +54,7 @@ def decode(
         token_type_ids: of the prompts (B, T); new tokens are of the last one's type.
     """
     cache = Cache() if use_cache else None
+    light = bare(model) if use_cache else model  # for one token, the machinery costs more than the mathematics
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new = ids
     for _ in range(steps):
@@ -83,4 +85,4 @@ def decode(
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if token_type_ids is not None:
             token_type_ids = torch.cat([token_type_ids, token_type_ids[:, -1:]], dim=1)
-        new = chosen[:, None] if use_cache else ids
+        new, model = (chosen[:, None], light) if use_cache else (ids, model)

@@ -28,6 +28,7 @@ from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
+from minihf.nn.dropout import Dropout
 from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss, upcast
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import positions_from_mask
@@ -106,8 +107,8 @@ class GPT2Attention(nn.Module):
         else:
             self.c_attn = Conv1D(3 * C, C)
         self.c_proj = Conv1D(C, C)
-        self.attn_dropout = nn.Dropout(config.attn_pdrop)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.attn_dropout = Dropout(config.attn_pdrop)
+        self.resid_dropout = Dropout(config.resid_pdrop)
         self.scale = (C // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
@@ -142,7 +143,7 @@ class GPT2MLP(nn.Module):
         C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
         self.c_fc = Conv1D(inner, C)
         self.c_proj = Conv1D(C, inner)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = Dropout(config.resid_pdrop)
         self.activation = ACTIVATIONS[config.activation_function]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +201,7 @@ class GPT2Model(GPT2PreTrainedModel):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(config.embd_pdrop)
+        self.drop = Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(GPT2Block(config, i) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.post_init()
@@ -298,7 +299,7 @@ class GPT2Summary(nn.Module):
         self.kind = config.summary_type
         width = num_classes if config.summary_proj_to_labels else config.n_embd
         self.summary = nn.Linear(config.n_embd, width) if config.summary_use_proj else nn.Identity()
-        self.first_dropout = nn.Dropout(config.summary_first_dropout)
+        self.first_dropout = Dropout(config.summary_first_dropout)
         self.activation = ACTIVATIONS[config.summary_activation or "linear"]
 
     def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
@@ -377,7 +378,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config):
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.n_embd, config.num_labels)
         self.post_init()
 

@@ -22,8 +22,8 @@ def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Ten
     attentions, cross_attentions: the weights of each layer. Only eager attention forms them, so for this one call the
     modules that are listened to run eagerly, whatever the config says.
     """
-    # Another thread's calls of the same model are not ours to record. One may come while a hook is half in place, before
-    # PyTorch has noted that it takes keywords.
+    # Another thread's calls of the same model are not ours to record. One may come while a hook is half in place, when
+    # PyTorch has not noted yet that it takes keywords.
     caller = threading.get_ident()
     heard: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     result: dict[str, tuple[Tensor, ...]] = {}

@@ -21,17 +21,19 @@ IMPLEMENTATIONS = ("sdpa", "eager")
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, T, C) -> (B, H, T, D)"""
-    return x.view(*x.shape[:-1], heads, -1).transpose(-3, -2)
+    B, T, _ = x.shape
+    return x.view(B, T, heads, -1).transpose(1, 2)
 
 
 def split_parts(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """What one layer made side by side, such as q, k and v, taken apart: (B, T, parts * C) -> parts of (B, H, T, D)"""
-    return x.view(*x.shape[:-1], parts, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    B, T, _ = x.shape
+    return x.view(B, T, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, T, D) -> (B, T, C)"""
-    return x.transpose(-3, -2).flatten(-2)
+    return x.transpose(1, 2).flatten(2)
 
 
 def attend(
@@ -62,12 +64,12 @@ def attend(
     Returns:
         The context (B, H, Q, D), and the weights (B, H, Q, K) where `impl` forms them ("eager"), else None.
     """
-    queries, keys = q.shape[-2], k.shape[-2]
+    queries, keys = q.size(2), k.size(2)
     # SDPA's own causal flag aligns the triangle at the top left: right only for as many queries as keys.
     if causal and mask is None and queries > 1 and (queries != keys or impl == "eager"):
         mask = lower_triangle(queries, keys, device=q.device)
     if scale is None:
-        scale = q.shape[-1] ** -0.5
+        scale = q.size(3) ** -0.5
     if impl == "eager":
         return eager_attention(q, k, v, mask, dropout=dropout, bias=bias, scale=scale)
     if impl == "sdpa":

@@ -48,23 +48,22 @@ class LayerCache:
         self.values: Tensor | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        if self.keys is not None and k.shape[0] != self.keys.shape[0]:
-            raise ValueError(
-                f"the cache holds {self.keys.shape[0]} texts, and {k.shape[0]} came: use one cache a batch"
-            )
-        start, self.length = self.length, self.length + k.shape[2]
-        if start == 0:
-            self.keys, self.values = k, v  # the prompt's own tensors; the next token finds them full, and copies them
+        new = k.size(2)
+        if self.keys is None:
+            self.keys, self.values, self.length = k, v, new  # the prompt's own; the next token finds them full
             return k, v
+        if k.size(0) != self.keys.size(0):
+            raise ValueError(f"the cache holds {self.keys.size(0)} texts, and {k.size(0)} came: use one cache a batch")
+        start, self.length = self.length, self.length + new
         if torch.is_grad_enabled():
             # Autograd keeps what it needs for the way back by reference: writing in place would spoil it.
-            self.keys = torch.cat([self.keys[:, :, :start], k], dim=2)
-            self.values = torch.cat([self.values[:, :, :start], v], dim=2)
+            self.keys = torch.cat([self.keys.narrow(2, 0, start), k], dim=2)
+            self.values = torch.cat([self.values.narrow(2, 0, start), v], dim=2)
             return self.keys, self.values
-        if self.length > self.keys.shape[2]:
+        if self.length > self.keys.size(2):
             self.keys, self.values = grown(self.keys, start, self.length), grown(self.values, start, self.length)
-        self.keys.narrow(2, start, k.shape[2]).copy_(k)
-        self.values.narrow(2, start, v.shape[2]).copy_(v)
+        self.keys.narrow(2, start, new).copy_(k)
+        self.values.narrow(2, start, new).copy_(v)
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def reorder(self, rows: Tensor) -> None:

@@ -64,8 +64,8 @@ def ready_mask(mask: Tensor, scores: tuple[int, int, int, int], *, dtype: torch.
     """
     if mask.shape[3] != scores[3] or any(n not in (1, N) for n, N in zip(mask.shape, scores, strict=True)):
         raise ValueError(
-            f"attention_mask has shape {tuple(mask.shape)}, expected {tuple(scores)}: (texts, heads, queries, keys), each "
-            "of the first three or 1"
+            f"attention_mask has shape {tuple(mask.shape)}, expected {tuple(scores)}: (texts, heads, queries, keys), "
+            "each of the first three or 1"
         )
     if not mask.is_floating_point():
         return mask.bool()

@@ -57,10 +57,10 @@ def test_unknown_settings_are_kept_and_written_back(tmp_path):
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {**extra, "top_k": 3}
 
 
-def test_update_changes_what_is_given():
+def test_settings_can_be_changed_later():
     config = GenerationConfig(**OTHER)
-    config.update({"max_new_tokens": None, "temperature": None, "top_p": 0.25})
-    assert config.to_dict() == {**OTHER, "top_p": 0.25}
+    config.top_p, config.pad_token_id = 0.25, 3
+    assert config.to_dict() == {**OTHER, "top_p": 0.25, "pad_token_id": 3}
 
 
 def test_a_copy_is_apart():

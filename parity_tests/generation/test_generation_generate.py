@@ -8,6 +8,8 @@ import torch
 import transformers
 
 from minihf.generation.config import GenerationConfig
+from minihf.generation.decode import decode
+from minihf.generation.stopping import at_token
 from minihf.models.auto import AutoModelForCausalLM
 from minihf.models.bert import BertConfig, BertForMaskedLM, BertLMHeadModel
 from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
@@ -242,6 +244,35 @@ def test_train_mode_is_left_as_it_was(kind, pairs):
         assert model.training is training
         assert not out.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_loop_can_be_iterated(pairs):
+    """It yields as it goes, stops where every row has ended, and leaves gradients switched on between two tokens."""
+    model = pairs["gpt2"][0]
+    ids, mask = prompts(2)
+    whole = model.generate(ids, max_new_tokens=8)
+    loop = decode(model, ids, None, steps=10**9)
+    for t in range(6, 9):
+        assert torch.equal(next(loop), whole[:, t])
+        assert torch.is_grad_enabled()
+    ends = at_token(whole[:, 8].tolist(), ids.device)
+    written = list(decode(model, ids, mask, steps=8, stop=ends, pad=0))
+    assert 1 <= len(written) <= 3
+    assert list(decode(model, ids, mask, steps=0)) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_logits_are_processed_in_float32(dtype):
+    """Whatever the model computes in, as in the reference: a softmax over a vocabulary needs the digits."""
+    model = GPT2LMHeadModel(GPT2Config(**SIZES)).to(dtype).eval()
+    seen = []
+
+    def spy(ids, logits):
+        seen.append((ids.shape, logits.dtype, logits.shape))
+        return logits
+
+    list(decode(model, prompts(2)[0], None, steps=2, processors=[spy]))
+    assert seen == [((2, 6 + t), torch.float32, (2, V)) for t in range(2)]
 
 
 # How long

@@ -277,7 +277,7 @@ def test_two_sets_of_weights(broken):
 
 def test_a_broken_generation_config_stops_the_load_with_its_name(broken):
     folder = broken("gpt2")
-    for text in ("{", "[]", '{"temperature": -1}', '{"max_new_tokens": "many"}', '{"top_p": 7, "do_sample": true}'):
+    for text in ("{", "[]", '{"max_length": -1}', '{"max_new_tokens": "many"}', '{"top_p": 7, "do_sample": true}'):
         (folder / "generation_config.json").write_text(text)
         refused(folder, load=AutoModelForCausalLM.from_pretrained, file="generation_config.json")
 

@@ -1,0 +1,63 @@
+"""A model without the machinery of `nn.Module`: the same forward code on the same tensors, in plain objects.
+
+To call a module, PyTorch looks for hooks, and finds each parameter and submodule through `__getattr__`. In a small
+model that reads one token at a time, this costs more than the mathematics. Here each module becomes an object whose call
+*is* its class's forward, and whose parameters are attributes like any other. What is not ours to see through stays the
+module it is: one with a hook, with a forward put in its place, or of somebody else's class (an adapter, say).
+
+The plain model is the oracle: both give the same numbers, bit for bit.
+"""
+
+from functools import cache
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+TRANSPARENT = ("minihf.", "torch.nn.modules.")
+MACHINERY = vars(nn.Module()).keys() - {"training"}
+HOOKS = [name for name in MACHINERY if name.endswith("_hooks")]
+
+
+def bare(module: Any) -> Any:
+    """The module as plain objects, lists and dicts; for inference, since it knows no dropout.
+
+    It is a view of the module as it is now: tensors are shared, modules put in later are not seen.
+    """
+    if type(module) is nn.ModuleList:
+        return [bare(child) for child in module]
+    if type(module) is nn.ModuleDict:
+        return {name: bare(child) for name, child in module.items()}
+    if not isinstance(module, nn.Module) or module.training or is_opaque(module):
+        return module
+    if isinstance(module, nn.Dropout):
+        return nothing_dropped
+    twin = bare_class(type(module))()
+    vars(twin).update((name, value) for name, value in vars(module).items() if name not in MACHINERY)
+    vars(twin).update(module._parameters)
+    vars(twin).update(module._buffers)
+    vars(twin).update((name, bare(child)) for name, child in module._modules.items())
+    return twin
+
+
+def is_opaque(module: nn.Module) -> bool:
+    return (
+        not type(module).__module__.startswith(TRANSPARENT)
+        or "forward" in vars(module)
+        or any(vars(module)[name] for name in HOOKS)
+        or _has_any_global_hook()
+    )
+
+
+def nothing_dropped(x):
+    return x
+
+
+@cache
+def bare_class(cls: type[nn.Module]) -> type:
+    """A class with the methods and properties of `cls`, without those of `nn.Module`, whose call is the forward."""
+    members: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base not in (object, nn.Module):
+            members |= {name: value for name, value in vars(base).items() if not name.startswith("__")}
+    return type(cls.__name__, (), {**members, "__call__": cls.forward})

@@ -1,0 +1,99 @@
+"""The bare model gives what the plain one gives, bit for bit, and sees through nothing that is not ours."""
+
+import pytest
+import torch
+from torch import nn
+
+from minihf.inspection.batches import cast, make_batch, randomise
+from minihf.inspection.families import FAMILIES
+from minihf.inspection.pairs import heads_of
+from minihf.models.auto import class_for
+from minihf.nn.bare import bare
+
+HEADS = [(model_type, name, task) for model_type in FAMILIES for name, task in heads_of(model_type).items()]
+
+
+def make(model_type, name, task):
+    family = FAMILIES[model_type]
+    config = class_for(model_type, "Config")(**{**family.config, **family.special.get(name, {})})
+    model = class_for(model_type, task)(config)
+    randomise(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("model_type, name, task", HEADS)
+def test_every_head_gives_the_same_bits(model_type, name, task):
+    model = make(model_type, name, task)
+    for mask in ("full", "left"):
+        batch = cast(make_batch(model, task, mask), torch.float32)
+        plain, light = model(**batch), bare(model)(**batch)
+        assert type(light) is type(plain)
+        for key, value in plain.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(light[key], value)
+
+
+def test_no_module_of_ours_is_left_in_it():
+    def inside(x):
+        children = x.values() if isinstance(x, dict) else x if isinstance(x, list) else vars(x).values()
+        for child in children:
+            assert not isinstance(child, nn.Module)
+            if isinstance(child, (dict, list)) or type(child).__name__.startswith(("Bert", "GPT2M", "GPT2A", "GPT2B")):
+                inside(child)
+
+    for head in HEADS:
+        inside(bare(make(*head)))
+
+
+def test_gradients_and_weights_are_shared():
+    model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM")
+    light = bare(model)
+    ids = torch.tensor([[5, 6, 7]])
+    light(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    before = light(ids).logits
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(2)
+    assert not torch.equal(light(ids).logits, before)
+    assert torch.equal(light(ids).logits, model(ids).logits)
+
+
+def test_a_hook_a_strange_class_and_a_put_in_forward_are_kept():
+    model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM")
+    ids = torch.tensor([[5, 6, 7]])
+    h = model.transformer.h
+    heard = []
+    h[0].mlp.c_fc.register_forward_hook(lambda module, args, output: heard.append(1))
+
+    class Doubled(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    h[1].mlp = Doubled(h[1].mlp)
+    forward = h[2].ln_1.forward
+    h[2].ln_1.forward = lambda x: forward(x) + 1
+    light = bare(model)
+    assert light.transformer.h[1].mlp is h[1].mlp
+    assert light.transformer.h[2].ln_1 is h[2].ln_1
+    assert torch.equal(light(ids).logits, model(ids).logits)
+    assert len(heard) == 2
+
+
+def test_a_model_in_training_stays_as_it_is():
+    model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM").train()
+    assert bare(model) is model
+
+
+def test_global_hooks_are_honoured():
+    model = make("gpt2", "GPT2Model", "Model")
+    heard = []
+    handle = nn.modules.module.register_module_forward_hook(lambda *args: heard.append(1))
+    try:
+        bare(model)(torch.tensor([[5]]))
+    finally:
+        handle.remove()
+    assert len(heard) > 20

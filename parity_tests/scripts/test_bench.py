@@ -1,0 +1,146 @@
+"""The benchmark measures what it says, in turn; how long anything takes is nobody's business here."""
+
+import json
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import bench  # noqa: E402
+import bench_cases  # noqa: E402
+
+SIDES = {"ours", "reference"}
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / "bench.py"), *args]
+    return subprocess.run(command, text=True, capture_output=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    "case, row",
+    [
+        ("import", "the package"),
+        ("load", "GPT-2 small, and a forward of 8 tokens"),
+        ("encode", "MiniLM-sized: 2 ragged texts"),
+        ("generate", "2 layers, 32 wide, vocabulary 96"),
+    ],
+)
+def test_the_report_of_a_row_has_every_figure(case, row):
+    done = run("--quick", "--rounds", "2", "--threads", "1", "--json", case, "--only", row)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["environment"]["threads"] == 1
+    assert report["environment"]["quick"] is True
+    (figures,) = report["rows"]
+    assert figures["case"] == case
+    assert figures["name"].startswith(row)
+    rounds = figures["rounds"]
+    assert {side: len(times) for side, times in rounds.items()} == {"ours": 2, "reference": 2}
+    ratios = sorted(ours / reference for ours, reference in zip(rounds["ours"], rounds["reference"], strict=True))
+    expected = [np.quantile(ratios, part) for part in (0.25, 0.5, 0.75)]
+    assert [figures["ratio"][name] for name in ("low", "median", "high")] == pytest.approx(expected)
+    assert figures["seconds"] == pytest.approx({side: np.median(times) for side, times in rounds.items()})
+    for figure in ("seconds", "peak"):
+        assert set(figures[figure]) == SIDES
+        assert all(value > 0 for value in figures[figure].values())
+    assert set(figures["added"]) == set(figures["private"]) == SIDES
+    assert (figures["file"] is None) == (case == "import")
+    assert figures["met"] == (None if figures["goal"] is None else figures["ratio"]["median"] <= figures["goal"])
+
+
+def test_the_table_has_a_line_for_a_row():
+    name = "2 layers, 32 wide, vocabulary 96"
+    done = run("--quick", "--rounds", "2", "--threads", "1", "generate", "--only", name)
+    assert done.returncode == 0, done.stderr
+    assert "tiny sizes" in done.stdout
+    assert re.search(rf"^generate: {name} +\d.* 0\.40 (met|missed) .* token ", done.stdout, re.M), done.stdout
+
+
+def test_the_list_names_every_case(capsys):
+    assert bench.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate"}
+
+
+@pytest.mark.parametrize(
+    "args, reason",
+    [(["boil"], "no case boil; there are import, load"), (["load", "--only", "T5"], "no row has 'T5' in its name")],
+)
+def test_a_case_or_row_that_is_not_there_is_refused(args, reason, capsys):
+    assert bench.main(args) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_without_the_reference_it_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    assert bench.main(["load"]) == 2
+    assert 'pip install "minihf[parity]"' in capsys.readouterr().err
+
+
+class Recorder:
+    """A worker that notes when it was asked."""
+
+    def __init__(self, side, log):
+        self.side, self.log, self.seconds = side, log, iter(range(1, 100))
+
+    def ask(self, runs):
+        self.log.append((self.side, runs))
+        return {"seconds": 0.01 * next(self.seconds), "peak": len(self.log)}
+
+
+def test_the_sides_take_turns_and_who_begins_changes():
+    log = []
+    times, peak = bench.take_turns({side: Recorder(side, log) for side in ("ours", "reference")}, rounds=3)
+    rounds = [log[i : i + 2] for i in range(0, len(log), 2)]
+    assert [[side for side, _ in turn] for turn in rounds] == [
+        ["ours", "reference"],  # how long is a run?
+        ["reference", "ours"],  # warming up
+        ["ours", "reference"],
+        ["reference", "ours"],
+        ["ours", "reference"],
+    ]
+    assert {runs for _, runs in log[2:]} == {round(bench.TURN / 0.01)}  # both as often
+    assert times["ours"] == times["reference"] == pytest.approx([0.03, 0.04, 0.05])  # the first two do not count
+    assert peak == {"ours": 9, "reference": 10}
+
+
+@pytest.mark.parametrize(
+    "theirs, message",
+    [
+        (np.array([[3, 1, 4]]), None),
+        (np.array([[3, 1, 5]]), "differ by up to 1"),
+        (np.array([[3, 1]]), r"\(1, 3\) and \(1, 2\)"),
+    ],
+)
+def test_different_work_is_refused(tmp_path, theirs, message):
+    for name, result in (("ours.npy", np.array([[3, 1, 4]])), ("reference.npy", theirs)):
+        np.save(tmp_path / name, result)
+    if message is None:
+        bench.check_same_work(tmp_path / "ours.npy", tmp_path / "reference.npy")
+    else:
+        with pytest.raises(bench.BenchError, match=message):
+            bench.check_same_work(tmp_path / "ours.npy", tmp_path / "reference.npy")
+
+
+def test_what_a_worker_died_of_is_told(tmp_path):
+    row = bench_cases.cases(quick=True)["encode"][0]
+    args = Namespace(quick=True, threads=1)
+    with (
+        bench.Worker("minihf", "encode", row, args, tmp_path) as worker,  # no checkpoint was made in its folder
+        pytest.raises(bench.BenchError, match=r"(?s)minihf ended:.*config\.json"),
+    ):
+        worker.ask()
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_names_of_rows_are_unique(quick):
+    for rows in bench_cases.cases(quick).values():
+        assert len({row.name for row in rows}) == len(rows)
