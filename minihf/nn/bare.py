@@ -1,8 +1,8 @@
 """A model without the machinery of `nn.Module`: the same forward code on the same tensors, in plain objects.
 
 To call a module, PyTorch looks for hooks, and finds each parameter and submodule through `__getattr__`. In a small
-model that reads one token at a time, this costs more than the mathematics. Here each module becomes an object whose call
-*is* its class's forward, and whose parameters are attributes like any other. What is not ours to see through stays the
+model that reads one token at a time, this costs more than the mathematics. Here each module becomes an object whose
+call *is* its class's forward, and whose parameters are plain attributes. What is not ours to see through stays the
 module it is: one with a hook, with a forward put in its place, or of somebody else's class (an adapter, say).
 
 The plain model is the oracle: both give the same numbers, bit for bit.

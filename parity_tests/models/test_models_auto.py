@@ -204,3 +204,21 @@ def test_padding_on_either_side_changes_nothing(kind):
         for i, (row, place) in enumerate(zip(rows, places, strict=True)):
             alone = model(row[None]).last_hidden_state[0]
             torch.testing.assert_close(batch[i, place], alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_text_is_classified_by_its_last_real_token(side):
+    """Known by the pad token's id, as in the reference; also where a pad token stands inside the text."""
+    model = class_for("gpt2", "ForSequenceClassification")(config("gpt2", initializer_range=0.3)).eval().double()
+    rows = [[5, 6, 7], [8, 0, 9, 10], [11, 12, 13, 14, 15, 16]]
+    pads = [[0] * (6 - len(row)) for row in rows]
+    ids = torch.tensor([row + pad if side == "right" else pad + row for row, pad in zip(rows, pads, strict=True)])
+    mask = torch.tensor([[1] * len(r) + [0] * len(p) for r, p in zip(rows, pads, strict=True)])
+    batch = model(ids, attention_mask=mask if side == "right" else mask.flip(1)).logits
+    for row, logits in zip(rows, batch, strict=True):
+        torch.testing.assert_close(logits, model(torch.tensor([row])).logits[0], rtol=0, atol=1e-10)
+    theirs = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**SIZES)).eval().double()
+    theirs.load_state_dict(model.state_dict())
+    given = {"attention_mask": mask if side == "right" else mask.flip(1)}
+    places = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    torch.testing.assert_close(batch, theirs(ids, position_ids=places, **given).logits, rtol=0, atol=1e-10)
