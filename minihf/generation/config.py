@@ -1,10 +1,13 @@
 """What to ask of `generate`: the content of `generation_config.json`, and the keywords of `model.generate`."""
 
+import copy
 import difflib
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from minihf.checkpoints.fields import check_types
 from minihf.checkpoints.files import CheckpointError, read_json, write_json
 
 FILE_NAME = "generation_config.json"
@@ -39,30 +42,41 @@ NEUTRAL: dict[str, tuple] = {
 }
 
 
+# What holds where nobody says anything. The reference draws from the 50 most probable tokens unasked, and so do we.
+DEFAULTS = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "num_return_sequences": 1,
+    "use_cache": True,
+}
+
+
 @dataclass(init=False)
 class GenerationConfig:
-    """Settings of `generate`.
+    """Settings of `generate`. None: not said here; see `settle` for what holds then.
 
     Raises:
-        ValueError: a setting that makes no sense, or one that minihf does not implement, set to a value that matters.
+        ValueError: a setting of a wrong type, or one that makes no sense.
     """
 
     max_new_tokens: int | None = None
-    """The most tokens to add; 20 where neither this nor `max_length` is set."""
+    """The most tokens to add; 20 where neither this nor `max_length` is said."""
     max_length: int | None = None
     """The most tokens in all, the prompt's included; `max_new_tokens` wins over it."""
-    do_sample: bool = False
-    """Draw from the distribution, rather than take the most probable token."""
-    temperature: float = 1.0
-    """Above 1 flattens the distribution, below 1 sharpens it."""
-    top_k: int | None = 50
-    """When sampling, draw from the k most probable tokens only. The reference does so unasked; 0 or None: from all."""
-    top_p: float = 1.0
-    """When sampling, draw from the fewest tokens that hold this much of the probability."""
-    num_return_sequences: int = 1
-    """When sampling, how many continuations of each prompt."""
-    use_cache: bool = True
-    """Keep keys and values of past tokens, rather than compute them anew for every new one."""
+    do_sample: bool | None = None
+    """Draw from the distribution, rather than take the most probable token. Default False."""
+    temperature: float | None = None
+    """Above 1 flattens the distribution, below 1 sharpens it. Default 1."""
+    top_k: int | None = None
+    """When sampling, draw from the k most probable tokens only; 0: from all. Default 50."""
+    top_p: float | None = None
+    """When sampling, draw from the fewest tokens that hold this much of the probability. Default 1."""
+    num_return_sequences: int | None = None
+    """When sampling, how many continuations of each prompt. Default 1."""
+    use_cache: bool | None = None
+    """Keep keys and values of past tokens, rather than compute them anew for every new one. Default True."""
     bos_token_id: int | None = None
     """The prompt where there is none."""
     eos_token_id: int | list[int] | None = None
@@ -73,39 +87,43 @@ class GenerationConfig:
     def __init__(self, **settings: Any):
         for field in fields(self):
             setattr(self, field.name, field.default)
-        self.other: dict[str, Any] = {}  # kept, and written back
+        self.other: dict[str, Any] = {}  # settings that are not ours: kept, and written back
         self.update(settings)
 
     def update(self, settings: dict[str, Any]) -> "GenerationConfig":
-        """Change settings; a None changes nothing, save where None is a value (`top_k`)."""
+        """Change settings."""
         known = {field.name for field in fields(self)}
         for name, value in settings.items():
-            if name not in known:
+            if name in known:
+                setattr(self, name, copy.copy(value))
+            else:
                 self.other[name] = value
-            elif value is not None or name == "top_k":
-                setattr(self, name, value)
         self.check()
         return self
 
     def check(self) -> None:
+        """Refuse what makes no sense; what shapes the distribution, only where it is drawn from."""
+        check_types(self)
         for name in ("max_new_tokens", "max_length"):
             if getattr(self, name) is not None and getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        if not self.temperature > 0:
+        if self.num_return_sequences is not None and self.num_return_sequences < 1:
+            raise ValueError(f"num_return_sequences={self.num_return_sequences}: expected 1 or more")
+        if not self.do_sample:
+            return
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"temperature={self.temperature}: expected above 0; do_sample=False takes the most probable token"
             )
         if self.top_k is not None and self.top_k < 0:
             raise ValueError(f"top_k={self.top_k}: expected 1 or more, or 0 for no limit")
-        if not 0 < self.top_p <= 1:
+        if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: expected above 0, up to 1")
-        if self.num_return_sequences < 1:
-            raise ValueError(f"num_return_sequences={self.num_return_sequences}: expected 1 or more")
-        if self.num_return_sequences > 1 and not self.do_sample:
-            raise ValueError("num_return_sequences > 1 gives the same text several times without do_sample=True")
 
     def check_other(self) -> None:
         """Before generating: is there a wish that would go unheard?"""
+        if (self.num_return_sequences or 1) > 1 and not self.do_sample:
+            raise ValueError("num_return_sequences > 1 gives the same text several times without do_sample=True")
         for name, value in self.other.items():
             if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
                 raise ValueError(f"{name}={value!r} is not implemented by minihf's generate")
@@ -117,21 +135,38 @@ class GenerationConfig:
         return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
 
     def copy(self) -> "GenerationConfig":
-        return GenerationConfig(**self.to_dict())
+        return copy.deepcopy(self)
+
+    def said(self) -> dict[str, Any]:
+        """The settings that are not None."""
+        return {name: value for name, value in self.to_dict().items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         return {**{field.name: getattr(self, field.name) for field in fields(self)}, **self.other}
 
     @classmethod
+    def from_model_config(cls, config: Any) -> "GenerationConfig":
+        """The special tokens that a model's own config knows."""
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return cls(**{name: getattr(config, name, None) for name in names})
+
+    @classmethod
     def from_file(cls, path: Path) -> "GenerationConfig":
+        """Read a `generation_config.json`; CheckpointError where it makes no sense."""
+        settings = read_json(path)
         try:
-            return cls(**read_json(path))
+            return cls(**settings)
         except (ValueError, TypeError) as error:
-            raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from error
+            raise CheckpointError(f"{path}: {error}") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        changed = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
-        write_json(Path(folder) / FILE_NAME, {**self.other, **changed})
+        """Write what is said into `generation_config.json`."""
+        write_json(Path(folder) / FILE_NAME, self.said())
+
+
+def settle(own: GenerationConfig, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
+    """What holds for one call: its settings (a None unsets) over the given config's over the model's own over DEFAULTS."""
+    return GenerationConfig(**{**DEFAULTS, **own.said(), **(given.said() if given else {}), **settings})
 
 
 def check_names(settings: dict[str, Any]) -> None:

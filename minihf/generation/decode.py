@@ -4,6 +4,7 @@ It is a generator, so that streaming is iterating it, and `generate` is gatherin
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +56,13 @@ def decode(
     """
     cache = Cache() if use_cache else None
     light = bare(model) if use_cache else model  # for one token, the machinery costs more than the mathematics
+    call = partial(model, return_dict=True, output_hidden_states=False, output_attentions=False)
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new = ids
     for _ in range(steps):
         positions = None if mask is None else positions_from_mask(mask)[:, -new.shape[1] :]
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids[:, -new.shape[1] :]}
-        output = model(
+        output = call(
             new,
             attention_mask=mask,
             position_ids=positions,
@@ -85,4 +87,5 @@ def decode(
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if token_type_ids is not None:
             token_type_ids = torch.cat([token_type_ids, token_type_ids[:, -1:]], dim=1)
-        new, model = (chosen[:, None], light) if use_cache else (ids, model)
+        new = chosen[:, None] if use_cache else ids
+        call = call if light is model else light

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minihf.generation.config import GenerationConfig, check_names
+from minihf.generation.config import GenerationConfig, check_names, settle
 from minihf.generation.decode import decode, drawn, most_probable
 from minihf.generation.processors import sampling_processors
 from minihf.generation.stopping import at_token
@@ -17,9 +17,10 @@ DEFAULT_NEW_TOKENS = 20
 
 def generate(
     model: nn.Module,
-    input_ids: Tensor | None = None,
+    inputs: Tensor | None = None,
     generation_config: GenerationConfig | None = None,
     *,
+    input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     **settings: Any,
@@ -28,8 +29,8 @@ def generate(
 
     Args:
         model: a causal language model.
-        input_ids: the prompts (B, T), shorter ones padded on the left. None: one row of `bos_token_id`.
-        generation_config: settings, instead of the checkpoint's.
+        inputs, input_ids: two names of the prompts (B, T), shorter ones padded on the left. None: `bos_token_id`.
+        generation_config: settings, over the model's own.
         attention_mask: 1 = real, 0 = padding (B, T). None: where the pad token is not an end token too, pad tokens are
             taken for padding; else nothing is.
         token_type_ids: (B, T), for models that have them.
@@ -42,13 +43,18 @@ def generate(
         ValueError, TypeError: an argument is unknown, makes no sense, or asks for more than the model can do.
     """
     check_names(settings)
-    config = settle(model, generation_config, settings)
+    config = settle(model.generation_config, generation_config, settings)
     config.check_other()
+    if inputs is not None and input_ids is not None:
+        raise ValueError("generate got its prompts twice, as inputs and as input_ids: pass one of them")
+    input_ids = inputs if input_ids is None else input_ids
     if input_ids is None:
         if config.bos_token_id is None:
             raise ValueError("generate got no input_ids, and there is no bos_token_id to begin with: pass one of them")
-        input_ids = torch.tensor([[config.bos_token_id]], device=model.device)
-    if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.numel() == 0:
+        input_ids = torch.tensor([[config.bos_token_id]])
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(f"generate takes ids as a tensor (batch, tokens), got a {type(input_ids).__name__}")
+    if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32) or input_ids.numel() == 0:
         raise ValueError(
             f"generate takes ids of shape (batch, tokens), at least one token; got {tuple(input_ids.shape)} of "
             f"{input_ids.dtype}. One text: input_ids[None], or tokenizer(text, return_tensors='pt')"
@@ -56,10 +62,10 @@ def generate(
     input_ids = input_ids.to(model.device)
     mask = prompt_mask(input_ids, attention_mask, config)
     steps = new_tokens(model, input_ids.shape[1], config)
-    if config.num_return_sequences > 1:
+    copies = config.num_return_sequences or 1
+    if copies > 1:
         input_ids, mask, token_type_ids = (
-            x if x is None else x.repeat_interleave(config.num_return_sequences, dim=0)
-            for x in (input_ids, mask, token_type_ids)
+            x if x is None else x.repeat_interleave(copies, dim=0) for x in (input_ids, mask, token_type_ids)
         )
     ends = config.end_tokens
     new = decode(
@@ -71,22 +77,10 @@ def generate(
         processors=sampling_processors(config) if config.do_sample else [],
         stop=at_token(ends, input_ids.device) if ends else None,
         pad=config.pad_token_id if config.pad_token_id is not None or not ends else ends[0],
-        use_cache=config.use_cache,
+        use_cache=config.use_cache is not False,
         token_type_ids=token_type_ids,
     )
     return torch.cat([input_ids, *(chosen[:, None] for chosen in new)], dim=1)
-
-
-def settle(model: nn.Module, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
-    """The call's settings over the given config's over the checkpoint's over what the model's config says."""
-    config = GenerationConfig()
-    for source in (model.config, given or model.generation_config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(source, name, None)
-            if value is not None:
-                setattr(config, name, value)
-    chosen = given or model.generation_config
-    return config.update({**(chosen.to_dict() if chosen else {}), **settings})
 
 
 def prompt_mask(ids: Tensor, mask: Tensor | None, config: GenerationConfig) -> Tensor | None:

@@ -16,11 +16,11 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 def sampling_processors(config: GenerationConfig) -> list[Processor]:
     """Those that reshape the distribution to draw from, in the reference's order."""
     processors = []
-    if config.temperature != 1:
+    if config.temperature not in (None, 1):
         processors.append(temperature(config.temperature))
     if config.top_k:
         processors.append(top_k(config.top_k))
-    if config.top_p < 1:
+    if config.top_p is not None and config.top_p < 1:
         processors.append(top_p(config.top_p))
     return processors
 

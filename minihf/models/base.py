@@ -48,7 +48,7 @@ class Model(nn.Module):
                 f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}"
             )
         self.config = config
-        self.generation_config: GenerationConfig | None = None  # where a checkpoint brought one
+        self.generation_config = GenerationConfig.from_model_config(config)  # a checkpoint may bring its own
         self.is_part = False  # of a model with a head, which is then the one to record and to answer in tuples
         self.untied: set[str] = set()  # of `tied`, those that a checkpoint holds with values of their own
 
@@ -212,7 +212,7 @@ class Model(nn.Module):
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
         self.config.save_pretrained(folder)
-        if self.generation_config is not None:
+        if self.can_generate:
             self.generation_config.save_pretrained(folder)
 
     def tensors_to_save(self) -> dict[str, Tensor]:

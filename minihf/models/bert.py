@@ -268,6 +268,8 @@ class BertModel(BertPreTrainedModel):
         """
         B, T = check_batch(input_ids, inputs_embeds)
         config = self.config
+        if past_key_values is not None and not config.is_decoder:
+            raise ValueError("past_key_values need is_decoder=True: an encoder's past depends on its future")
         use_cache = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
         cache = Cache() if use_cache and past_key_values is None else past_key_values
         past = cache.length if cache is not None else 0

@@ -6,14 +6,13 @@ names it: a number silently ignored would be another model.
 """
 
 import math
-import types
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 import torch
 
+from minihf.checkpoints.fields import annotations, check_types
 from minihf.checkpoints.files import CheckpointError, read_json, write_json
 from minihf.checkpoints.hub import Source
 from minihf.nn.attention import IMPLEMENTATIONS
@@ -71,7 +70,7 @@ class Config:
             setattr(self, name, value)
         if isinstance(self.dtype, (str, torch.dtype)):
             self.dtype = str(self.dtype).removeprefix("torch.")
-        self._check_types()
+        check_types(self)
         self._settle_labels(num_labels)
         if self.dtype is not None and not is_floating_dtype(self.dtype):
             raise ValueError(f"dtype={self.dtype!r} is no floating point dtype: expected 'float32', 'bfloat16', …")
@@ -128,15 +127,6 @@ class Config:
         if name in type(self).attribute_map:
             return getattr(self, type(self).attribute_map[name])
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
-
-    def _check_types(self) -> None:
-        wrong = []
-        for name, kind in annotations(type(self)).items():
-            value = getattr(self, name)
-            if not fits(value, kind):
-                wrong.append(f"{name}={value!r} (expected {getattr(kind, '__name__', kind)})")
-        if wrong:
-            raise ValueError(f"{type(self).__name__}: " + ", ".join(wrong))
 
     # Words for `check`.
 
@@ -245,21 +235,3 @@ def numbered_labels(number: int) -> dict[int, str]:
 def is_floating_dtype(name: str) -> bool:
     dtype = getattr(torch, name, None)
     return isinstance(dtype, torch.dtype) and dtype.is_floating_point
-
-
-@cache
-def annotations(cls: type) -> dict[str, Any]:
-    """The fields of a config class and their types."""
-    hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type. An int is a float; a bool is not an int."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return any(fits(value, k) for k in get_args(kind))
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, get_origin(kind) or kind)

@@ -98,7 +98,9 @@ def load_pretrained(
 
     reconcile_ties(model, ledger)
     config.dtype = str(dtype).removeprefix("torch.")
-    model.generation_config = read_generation_config(source)
+    generation = source.find("generation_config.json") if cls.can_generate else None
+    if generation is not None:
+        model.generation_config = GenerationConfig.from_file(generation)
     if fresh:
         logger.warning(
             "%s: not in the checkpoint %s, and newly initialised: %s. Train the model before you use it.",
@@ -184,8 +186,3 @@ def reconcile_ties(model: "Model", ledger: Ledger) -> None:
             model.untied.add(target)
             logger.warning("%s and %s differ in the checkpoint, so they are not tied", target, source)
     model.tie_weights()
-
-
-def read_generation_config(source: Source) -> GenerationConfig | None:
-    path = source.find("generation_config.json")
-    return None if path is None else GenerationConfig.from_file(path)

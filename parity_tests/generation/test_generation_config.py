@@ -6,8 +6,7 @@ import pytest
 import transformers
 
 from minihf.checkpoints.files import CheckpointError
-from minihf.generation.config import GenerationConfig
-from minihf.generation.generate import settle
+from minihf.generation.config import GenerationConfig, settle
 from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 OTHER = {
@@ -20,7 +19,7 @@ def test_defaults_are_what_the_reference_falls_back_to():
     """As `generate` settles them, where nobody says anything."""
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     model = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_embd=2, n_head=1, n_layer=1, n_positions=3, **ids))
-    ours = settle(model, None, {})
+    ours = settle(model.generation_config, None, {})
     theirs = transformers.GenerationConfig._get_default_generation_params()
     for name in ("do_sample", "temperature", "top_k", "top_p", "num_return_sequences", "use_cache"):
         assert getattr(ours, name) == theirs[name], name

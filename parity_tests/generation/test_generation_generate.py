@@ -183,13 +183,14 @@ def test_cached_equals_uncached(kind, padded, do_sample, pairs):
     assert torch.equal(cached, uncached)
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("padded", [False, True])
-def test_an_encoder_generates_as_the_reference_does(use_cache, padded):
-    """BERT without is_decoder is warned of, and writes what it writes there."""
+def test_an_encoder_generates_as_the_reference_does(padded):
+    """BERT without is_decoder is warned of, and writes what it writes there; it has no past to keep."""
     pair = make_pair("bert", is_decoder=False)
     ids, mask = prompts(3, padded=padded)
-    equal(pair, ids, attention_mask=mask, max_new_tokens=8, use_cache=use_cache)
+    equal(pair, ids, attention_mask=mask, max_new_tokens=8, use_cache=False)
+    with pytest.raises(ValueError, match="is_decoder=True"):
+        pair[0].generate(ids, attention_mask=mask, max_new_tokens=8)
 
 
 @KINDS
@@ -244,6 +245,93 @@ def test_train_mode_is_left_as_it_was(kind, pairs):
         assert model.training is training
         assert not out.requires_grad
     assert all(p.grad is None for p in model.parameters())
+
+
+class Doubled(torch.nn.Module):
+    """Somebody's own module, put where one of the model's was."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) * (1 + self.inner(x).sign())
+
+
+class Reversed(GPT2LMHeadModel):
+    """Somebody's own model: the least probable token comes next."""
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits = -out.logits
+        return out
+
+
+def test_what_people_put_into_a_model_counts_at_every_token():
+    """Hooks, modules and forwards of their own; a part in train mode, a subclass; with the cache as without it."""
+    ids, mask = prompts(2, padded=True)
+
+    def compare(model) -> torch.Tensor:
+        outs = []
+        for use_cache in (True, False):
+            torch.manual_seed(1)
+            outs.append(model.generate(ids, attention_mask=mask, max_new_tokens=9, use_cache=use_cache))
+        assert torch.equal(*outs)
+        return outs[0]
+
+    plain = compare(make_pair("gpt2")[0])
+    for change in ("hook", "pre-hook", "output", "global", "module", "forward", "parametrised"):
+        model, _ = make_pair("gpt2")
+        layer, remove = model.transformer.h[1].mlp, None
+        if change == "hook":
+            remove = layer.register_forward_hook(lambda module, args, output: -output)
+        elif change == "pre-hook":
+            remove = layer.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+        elif change == "output":
+            remove = model.register_forward_hook(lambda module, args, out: setattr(out, "logits", out.logits.flip(-1)))
+        elif change == "global":
+            remove = torch.nn.modules.module.register_module_forward_hook(
+                lambda module, args, output, layer=layer: -output if module is layer else None
+            )
+        elif change == "module":
+            layer.c_fc = Doubled(layer.c_fc)
+        elif change == "forward":
+            layer.forward = lambda x: x.flip(-1)
+        else:
+            torch.nn.utils.parametrize.register_parametrization(layer.c_proj, "weight", torch.nn.Tanh())
+        try:
+            assert not torch.equal(compare(model), plain), change
+        finally:
+            if remove is not None:
+                remove.remove()
+
+    model = Reversed(GPT2Config(**SIZES)).double().eval()
+    model.load_state_dict(make_pair("gpt2")[0].state_dict())
+    assert not torch.equal(compare(model), plain)
+
+
+def test_a_part_in_train_mode_stays_so():
+    """Dropout where a person wants it: the sampled noise is there at every token."""
+    model, _ = make_pair("gpt2")
+    ids, _ = prompts(2)
+    plain = model.generate(ids, max_new_tokens=9)
+    model.transformer.h[2].mlp.train()
+    draws = {tuple(model.generate(ids, max_new_tokens=9).flatten().tolist()) for _ in range(6)}
+    assert len(draws) > 3
+    model.eval()
+    assert torch.equal(model.generate(ids, max_new_tokens=9), plain)
+
+
+def test_weights_changed_in_place_between_two_calls_count():
+    model, _ = make_pair("gpt2")
+    ids, _ = prompts(2)
+    before = model.generate(ids, max_new_tokens=6)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.neg_()
+    after = model.generate(ids, max_new_tokens=6)
+    assert not torch.equal(before, after)
+    model.set_input_embeddings(torch.nn.Embedding(V, 20).double())
+    assert torch.equal(model.generate(ids, max_new_tokens=6), model.generate(ids, max_new_tokens=6, use_cache=False))
 
 
 def test_the_loop_can_be_iterated(pairs):
