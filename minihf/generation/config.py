@@ -165,7 +165,7 @@ class GenerationConfig:
 
 
 def settle(own: GenerationConfig, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
-    """What holds for one call: its settings (None unsets) over the given config's over the model's own over DEFAULTS."""
+    """What holds for one call: its settings (None unsets), the given config, the model's own, DEFAULTS."""
     return GenerationConfig(**{**DEFAULTS, **own.said(), **(given.said() if given else {}), **settings})
 
 
