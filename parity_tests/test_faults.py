@@ -281,7 +281,7 @@ def norms_after_the_sublayers(pair, monkeypatch):
     block.forward = post_norm
 
 
-@fault("gpt2", "GPT2Model", "the output of drop is")
+@fault("gpt2", "GPT2Model", "the output of h.0.ln_1 is")
 def token_types_left_out_of_the_sum(pair, monkeypatch):
     forward = pair.ours.forward
     pair.ours.forward = lambda *args, token_type_ids=None, **kw: forward(*args, **kw)
@@ -297,7 +297,7 @@ def the_last_place_instead_of_the_last_real_token(pair, monkeypatch):
     monkeypatch.setattr(gpt2, "last_real", lambda x, ids, pad: x[:, -1])
 
 
-@fault("gpt2", "GPT2DoubleHeadsModel", "the output of multiple_choice_head.first_dropout is")
+@fault("gpt2", "GPT2DoubleHeadsModel", "the output of multiple_choice_head.summary is")
 def the_last_token_read_whatever_mc_token_ids_say(pair, monkeypatch):
     head = pair.ours.multiple_choice_head
     forward = head.forward

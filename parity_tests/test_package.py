@@ -350,6 +350,10 @@ def test_the_environment_is_made_once_and_mended_when_it_must_be(checkout):
     (checkout / "no-network").unlink()
     assert run_script(checkout, "test", "-x") == (7, ["venv", "pip .[test]", *suite], "")
 
+    assert run_script(checkout, "demo")[1][0] == "pip .[demo]"  # both extras are in, and neither undoes the other
+    assert run_script(checkout, "test", "-x") == (7, suite, "")
+    assert not [step for step in run_script(checkout, "demo")[1] if step.startswith(("venv", "pip"))]
+
 
 def test_an_interpreter_that_does_not_suit_is_named(checkout):
     (checkout / "python").write_text("#!/usr/bin/env bash\necho Python 2.7.18, which is too old >&2\nexit 1\n")

@@ -40,7 +40,7 @@ prepare_environment() {
     unset PYTHONHOME PYTHONPATH  # packages found through them would count as installed
     # The folder belongs to it: an editable install, and every command in .venv/bin, knows where it lies.
     wanted=$({ echo "$PWD ${MINIHF_PYTHON:-} $extra"; cat pyproject.toml scripts/constraints.txt; } | cksum)
-    if [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
+    if [[ ! -e .venv.unfinished && -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
 
     if ! usable; then
         python=$(find_python)
@@ -49,7 +49,6 @@ prepare_environment() {
         "$python" -m venv --clear .venv
     fi
     touch .venv.unfinished
-    rm -f .venv/minihf-*.stamp
     echo "Installing minihf[$extra] into .venv: some minutes the first time."
     .venv/bin/python -m pip install --disable-pip-version-check -c scripts/constraints.txt -e ".[$extra]"
     rm .venv.unfinished

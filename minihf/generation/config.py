@@ -37,7 +37,18 @@ NEUTRAL: dict[str, tuple] = {
     "stop_strings": (),
     "max_time": (),
     "prompt_lookup_num_tokens": (),
+    "top_h": (),
+    "exponential_decay_length_penalty": (),
+    "encoder_no_repeat_ngram_size": (0,),
+    "watermarking_config": (),
+    "token_healing": (False,),
+    "dola_layers": (),
+    "constraints": (),
+    "diversity_penalty": (0, 0.0),
     "return_dict_in_generate": (False,),
+    "output_logits": (False,),
+    "output_hidden_states": (False,),
+    "output_attentions": (False,),
     "output_scores": (False,),
 }
 
@@ -91,14 +102,19 @@ class GenerationConfig:
         self.update(settings)
 
     def update(self, settings: dict[str, Any]) -> "GenerationConfig":
-        """Change settings."""
+        """Change settings; where one makes no sense, none is changed."""
+        before = dict(vars(self))
         known = {field.name for field in fields(self)}
         for name, value in settings.items():
             if name in known:
                 setattr(self, name, copy.copy(value))
             else:
-                self.other[name] = value
-        self.check()
+                self.other = {**self.other, name: value}
+        try:
+            self.check()
+        except ValueError:
+            vars(self).update(before)
+            raise
         return self
 
     def check(self) -> None:

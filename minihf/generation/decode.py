@@ -3,7 +3,7 @@
 It is a generator, so that streaming is iterating it, and `generate` is gathering what it yields.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -36,7 +36,7 @@ def decode(
     *,
     steps: int,
     choose: Choice = most_probable,
-    processors: list[Processor] = (),
+    processors: Sequence[Processor] = (),
     stop: StopRule | None = None,
     pad: int | None = None,
     use_cache: bool = True,
@@ -45,12 +45,13 @@ def decode(
     """Yield the next ids (B,), again and again.
 
     Args:
-        model: gives `.logits` of the last token; with a cache, from the new tokens alone.
+        model: gives `.logits` of the last token; with a cache, from the new tokens alone. Fastest in eval mode.
         ids: the prompts (B, T).
         mask: 1 = real, 0 = padding, on the left, (B, T); None: nothing is padded.
         steps: how often, at the most.
-        choose: from the processed float32 logits to a token.
-        stop: says which rows are done. They are filled with `pad`, and the loop ends when all are.
+        processors: what is done to the float32 logits first, one after the other.
+        choose: from the processed logits to a token.
+        stop, pad: a rule that says which rows are done; they are filled with `pad`, and the loop ends when all are.
         use_cache: False computes every token anew: the oracle of the cached path.
         token_type_ids: of the prompts (B, T); new tokens are of the last one's type.
     """

@@ -43,6 +43,8 @@ def generate(
         ValueError, TypeError: an argument is unknown, makes no sense, or asks for more than the model can do.
     """
     check_names(settings)
+    if generation_config is not None and not isinstance(generation_config, GenerationConfig):
+        raise TypeError(f"generation_config takes a GenerationConfig, not a {type(generation_config).__name__}")
     config = settle(model.generation_config, generation_config, settings)
     config.check_other()
     if inputs is not None and input_ids is not None:
@@ -63,6 +65,11 @@ def generate(
     mask = prompt_mask(input_ids, attention_mask, config)
     steps = new_tokens(model, input_ids.shape[1], config)
     copies = config.num_return_sequences or 1
+    if token_type_ids is not None and token_type_ids.shape != input_ids.shape:
+        raise ValueError(
+            f"token_type_ids has shape {tuple(token_type_ids.shape)}, expected that of input_ids, "
+            f"{tuple(input_ids.shape)}"
+        )
     if copies > 1:
         input_ids, mask, token_type_ids = (
             x if x is None else x.repeat_interleave(copies, dim=0) for x in (input_ids, mask, token_type_ids)

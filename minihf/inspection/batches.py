@@ -12,7 +12,7 @@ from minihf.nn.positions import positions_from_mask
 
 MASKS = ("full", "right", "left", "holes")
 # Of a batch: texts, tokens, tokens of an encoder's output, choices.
-B, T, S, CHOICES = 3, 11, 7, 2
+B, TOKENS, S, CHOICES = 3, 11, 7, 2
 
 
 @torch.no_grad()
@@ -60,9 +60,11 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     def random(high: int, *shape: int) -> Tensor:
         return torch.randint(0, high, shape, generator=generator)
 
+    T = min(TOKENS, model.position_limit)
     shape = (B, CHOICES, T) if task in ("ForMultipleChoice", "ForDoubleHeads") else (B, T)
     pad = config.pad_token_id
-    ids = random(config.vocab_size - 3, *shape) + 3  # the first three are special tokens
+    special = min(3, config.vocab_size - 1)  # the first tokens of our own checkpoints
+    ids = random(config.vocab_size - special, *shape) + special
     mask = attention_mask(kind, generator, shape)
     batch = {"input_ids": ids}
     if mask is not None:
@@ -70,7 +72,7 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     if pad is not None and kind in ("right", "left"):
         batch["input_ids"] = ids.masked_fill(mask == 0, pad)
     elif pad is not None:
-        ids[..., 4] = pad  # a text may hold the pad token, too
+        ids[..., T // 3] = pad  # a text may hold the pad token, too
     types = getattr(config, "type_vocab_size", config.vocab_size)
     batch["token_type_ids"] = random(types, *shape)
     if getattr(config, "add_cross_attention", False):
@@ -98,7 +100,8 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     if task == "ForSequenceClassification":
         floats = torch.rand(B, N, generator=generator, dtype=torch.float64)
         several = config.problem_type == "multi_label_classification"
-        batch["labels"] = floats[:, 0] if N == 1 else floats.round() if several else random(N, B)
+        numbers = N == 1 or config.problem_type == "regression"
+        batch["labels"] = floats.squeeze(-1) if numbers else floats.round() if several else random(N, B)
     return batch
 
 

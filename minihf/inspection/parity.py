@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,8 +77,16 @@ def compare_checkpoint(name_or_path: str | Path, *, progress: Callable[[str], No
     class_name = next((name for name in config.architectures or () if name in tasks), None)
     class_name = class_name or ARCHITECTURES[config.model_type][1]["Model"]
     progress(f"loading {class_name} on both sides")
-    ours = class_for(config.model_type, tasks[class_name]).from_pretrained(name_or_path, dtype=torch.float32)
-    theirs = getattr(transformers, class_name).from_pretrained(name_or_path, dtype=torch.float32)
+    cls = class_for(config.model_type, tasks[class_name])
+    ours, info = cls.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if info["new"]:  # what the file lacks is drawn at random: let both sides have the same
+            ours.save_pretrained(folder)
+        source = folder if info["new"] else name_or_path
+        theirs = getattr(transformers, class_name).from_pretrained(source, dtype=torch.float32)
+    for model in (ours, theirs):
+        if model.config.pad_token_id is None and tasks[class_name] == "ForSequenceClassification":
+            model.config.pad_token_id = 0  # several texts at once need one
     pair = Pair(ours, theirs, tasks[class_name], FAMILIES[config.model_type].positions_from_mask)
 
     rows: dict[str, Row] = {}

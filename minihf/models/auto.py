@@ -87,7 +87,7 @@ class _Auto:
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Model:
         """Load a checkpoint from a folder or a hub name; the options are `load_pretrained`'s."""
         config = options.get("config")
-        if config is None:
+        if not isinstance(config, Config):  # None, or something that the loader will refuse
             source, _ = Source.split(name_or_path, options)
             model_type = config_class_at(source.get(FILE_NAME)).model_type
         else:

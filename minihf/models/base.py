@@ -1,5 +1,6 @@
 """What every model is: a config, parameters under the checkpoint's own names, and the ways in and out of files."""
 
+import copy
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from minihf.checkpoints.files import save_weights
 from minihf.generation.config import GenerationConfig
 from minihf.generation.generate import generate
-from minihf.models.config import Config
+from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
 from minihf.models.outputs import Output
 from minihf.models.recording import recording
@@ -29,6 +30,10 @@ class Model(nn.Module):
         input_embeddings: the path of the token embeddings, inside the base model.
         output_embeddings: the path of the layer that gives logits over the vocabulary, if any.
         can_generate: it is a causal language model.
+        position_limit: how many tokens it can read, where that is limited (learned positions); else None.
+
+    A model inside one with a head (`model.bert`) records and answers in tuples only when a call asks for it, not when
+    the config does.
     """
 
     config_class: ClassVar[type[Config]]
@@ -40,6 +45,7 @@ class Model(nn.Module):
     output_embeddings: ClassVar[str | None] = None
     can_generate: ClassVar[bool] = False
     main_input_name: ClassVar[str] = "input_ids"
+    position_limit: int | None = None
 
     def __init__(self, config: Config):
         super().__init__()
@@ -133,8 +139,7 @@ class Model(nn.Module):
             if isinstance(module, nn.Embedding)
         )
         return IndexError(
-            f"an id is outside its table ({tables}). Does the tokenizer belong to this model? After adding tokens, the "
-            "embeddings must grow with the tokenizer."
+            f"an id is outside its table ({tables}). Does the tokenizer belong to this model, without tokens added since?"
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -181,10 +186,15 @@ class Model(nn.Module):
     # Files
 
     @classmethod
-    def from_config(cls, config: Config, *, dtype: torch.dtype | None = None) -> "Model":
-        """A model with first values, to train from scratch."""
+    def from_config(
+        cls, config: Config, *, dtype: torch.dtype | str | None = None, attn_implementation: str | None = None
+    ) -> "Model":
+        """A model with first values, to train from scratch, and a copy of the config."""
+        config = copy.deepcopy(config)
+        if attn_implementation is not None:
+            config.attn_implementation = attn_implementation
         model = cls(config)
-        return model if dtype is None else model.to(dtype)
+        return model if dtype is None else model.to(as_dtype(dtype))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "Model":
@@ -208,10 +218,10 @@ class Model(nn.Module):
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.architectures = [type(self).__name__]
-        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        config = copy.copy(self.config)
+        config.architectures, config.dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")
         save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
-        self.config.save_pretrained(folder)
+        config.save_pretrained(folder)
         if self.can_generate:
             self.generation_config.save_pretrained(folder)
 

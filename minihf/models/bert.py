@@ -69,6 +69,7 @@ class BertConfig(Config):
     """A decoder returns the keys and values of its tokens."""
 
     def check(self) -> None:
+        self.require_choice("is_encoder_decoder", [False])
         self.require_sizes("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
         self.require_sizes("max_position_embeddings", "type_vocab_size")
         self.require_layers("num_hidden_layers")
@@ -112,8 +113,13 @@ class BertSelfAttention(nn.Module):
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, context: Tensor | None = None, impl: str |
-    None = None ) -> tuple[Tensor, Tensor | None]:
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cache: Cache | None = None,
+        context: Tensor | None = None,
+        impl: str | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         heads = self.config.num_attention_heads
         q = split_heads(self.query(x), heads)
         if context is None:
@@ -483,8 +489,10 @@ class BertForQuestionAnswering(BertPreTrainedModel):
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
+        if config.num_labels != 2:
+            raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
         self.bert = BertModel(config, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(

@@ -72,8 +72,11 @@ class Config:
             self.dtype = str(self.dtype).removeprefix("torch.")
         check_types(self)
         self._settle_labels(num_labels)
-        if self.dtype is not None and not is_floating_dtype(self.dtype):
-            raise ValueError(f"dtype={self.dtype!r} is no floating point dtype: expected 'float32', 'bfloat16', …")
+        if self.dtype is not None:
+            as_dtype(self.dtype)
+        for name in ("pruned_heads", "quantization_config"):
+            if getattr(self, name, None):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not implemented; load a checkpoint without it")
         self.require_choice("problem_type", [None, *PROBLEM_TYPES])
         self.check()
 
@@ -232,6 +235,9 @@ def numbered_labels(number: int) -> dict[int, str]:
     return {i: f"LABEL_{i}" for i in range(number)}
 
 
-def is_floating_dtype(name: str) -> bool:
-    dtype = getattr(torch, name, None)
-    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that parameters can have, by itself or by name; float8 can be stored, but not computed with."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise ValueError(f"dtype={dtype!r} is no dtype of parameters: expected 'float32', 'bfloat16', 'float16', …")
+    return found

@@ -78,6 +78,7 @@ class GPT2Config(Config):
     pad_token_id: int | None = None
 
     def check(self) -> None:
+        self.require_choice("is_encoder_decoder", [False])
         self.require_sizes("vocab_size", "n_positions", "n_embd", "n_head", "n_inner")
         self.require_layers("n_layer")
         self.require_multiple("n_embd", of="n_head")
@@ -114,8 +115,13 @@ class GPT2Attention(nn.Module):
             self.scale /= layer + 1
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, context: Tensor | None = None, impl: str |
-    None = None ) -> tuple[Tensor, Tensor | None]:
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cache: Cache | None = None,
+        context: Tensor | None = None,
+        impl: str | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         config = self.config
         if context is None:
             q, k, v = split_parts(self.c_attn(x), 3, config.n_head)

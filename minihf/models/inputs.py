@@ -8,24 +8,27 @@ def check_batch(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple
     """(B, T) of a batch of ids or of embeddings.
 
     Raises:
-        ValueError: both or neither came, or another shape.
+        TypeError: no tensor came. ValueError: both or neither came, or another shape, or no token at all.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
             "a model reads input_ids (batch, tokens) or inputs_embeds (batch, tokens, channels): pass one of them"
         )
-    if input_ids is None:
-        if inputs_embeds.dim() != 3:
-            raise ValueError(
-                f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, expected (batch, tokens, channels)"
-            )
-        return inputs_embeds.shape[0], inputs_embeds.shape[1]
-    if input_ids.dim() != 2:
-        raise ValueError(
-            f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, tokens). One text is a batch of one: "
-            "input_ids[None], or tokenizer(text, return_tensors='pt')"
+    x = inputs_embeds if input_ids is None else input_ids
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"a model reads tensors, got a {type(x).__name__}: tokenizer(text, return_tensors='pt') makes them"
         )
-    return input_ids.shape[0], input_ids.shape[1]
+    if input_ids is None and x.dim() != 3:
+        raise ValueError(f"inputs_embeds has shape {tuple(x.shape)}, expected (batch, tokens, channels)")
+    if input_ids is not None and (x.dim() != 2 or x.is_floating_point()):
+        raise ValueError(
+            f"input_ids has shape {tuple(x.shape)}, expected (batch, tokens), and is {x.dtype}, expected integers. One "
+            "text is a batch of one: input_ids[None], or tokenizer(text, return_tensors='pt')"
+        )
+    if x.shape[1] == 0:
+        raise ValueError(f"a text of no tokens came, shape {tuple(x.shape)}: a model reads at least one")
+    return x.shape[0], x.shape[1]
 
 
 def check_length(tokens: int, limit: int) -> None:
@@ -50,13 +53,18 @@ def last_tokens(x: Tensor, logits_to_keep: int | Tensor) -> Tensor:
 
 
 def check_choices(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> int:
-    """How many choices (B, choices, T) or (B, choices, T, C) come."""
-    x, shape = (input_ids, "input_ids (batch, choices, tokens)"), 3
-    if input_ids is None:
-        x, shape = (inputs_embeds, "inputs_embeds (batch, choices, tokens, channels)"), 4
-    if x[0] is None or x[0].dim() != shape:
-        raise ValueError(f"expected {x[1]}, got {None if x[0] is None else tuple(x[0].shape)}")
-    return x[0].shape[1]
+    """How many choices (B, choices, T) or (B, choices, T, C) come; ValueError where another shape does."""
+    x = inputs_embeds if input_ids is None else input_ids
+    expected = (
+        "inputs_embeds (batch, choices, tokens, channels)"
+        if input_ids is None
+        else "input_ids (batch, choices, tokens)"
+    )
+    if x is None:
+        raise ValueError("expected input_ids (batch, choices, tokens) or inputs_embeds with channels besides, got None")
+    if x.dim() != (4 if input_ids is None else 3):
+        raise ValueError(f"expected {expected}, got {tuple(x.shape)}")
+    return x.shape[1]
 
 
 def last_real(x: Tensor, input_ids: Tensor | None, pad_token_id: int | None) -> Tensor:

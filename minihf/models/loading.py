@@ -20,7 +20,7 @@ from minihf.checkpoints.files import CheckpointError, Weights, read_json
 from minihf.checkpoints.hub import Source
 from minihf.checkpoints.ledger import Ledger, match
 from minihf.generation.config import GenerationConfig
-from minihf.models.config import FILE_NAME, Config, is_floating_dtype
+from minihf.models.config import FILE_NAME, Config, as_dtype
 
 if TYPE_CHECKING:
     from minihf.models.base import Model
@@ -117,6 +117,10 @@ def settle_config(
 ) -> tuple[Source, Config]:
     """The config to build from, and the source of the weights that belong to it."""
     if given is not None:
+        if not isinstance(given, Config):
+            raise TypeError(
+                f"config= takes a config, such as AutoConfig.from_pretrained(...), not a {type(given).__name__}"
+            )
         if changes:
             raise TypeError(f"config= is given, so change {', '.join(changes)} in it, not while loading")
         return source, copy.deepcopy(given)  # a model may change its config; the caller's is the caller's
@@ -143,12 +147,7 @@ def pick_dtype(dtype: torch.dtype | str | None, config: Config, weights: Weights
     if dtype == "auto":
         first = next((info.dtype for info in weights.tensors.values() if info.dtype.is_floating_point), torch.float32)
         dtype = config.dtype or first
-    if dtype is None:
-        return torch.float32
-    name = str(dtype).removeprefix("torch.")
-    if not is_floating_dtype(name):
-        raise ValueError(f"dtype={dtype!r} is no floating point dtype: expected torch.float32, 'bfloat16', 'auto', …")
-    return getattr(torch, name)
+    return torch.float32 if dtype is None else as_dtype(dtype)
 
 
 def pick_device(device_map: str | torch.device | None) -> torch.device:

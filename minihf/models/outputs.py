@@ -54,7 +54,7 @@ class Output:
 #   cross_attentions   likewise, of a decoder's layers to the encoder's output
 
 
-@dataclass
+@dataclass(eq=False)
 class BaseModelOutput(Output):
     last_hidden_state: Tensor | None = None  # (B, T, C)
     past_key_values: Cache | None = None
@@ -63,7 +63,7 @@ class BaseModelOutput(Output):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class BaseModelOutputWithPooling(Output):
     last_hidden_state: Tensor | None = None  # (B, T, C)
     pooler_output: Tensor | None = None  # (B, C): one vector a text, made from its first token
@@ -73,7 +73,7 @@ class BaseModelOutputWithPooling(Output):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class CausalLMOutput(Output):
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, T, V): of the next token
@@ -83,7 +83,7 @@ class CausalLMOutput(Output):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class MaskedLMOutput(Output):
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, T, V): of the token itself
@@ -91,7 +91,7 @@ class MaskedLMOutput(Output):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class PreTrainingOutput(Output):
     loss: Tensor | None = None  # the sum of both heads' losses
     prediction_logits: Tensor | None = None  # (B, T, V)
@@ -100,7 +100,7 @@ class PreTrainingOutput(Output):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class SequenceClassifierOutput(Output):
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, N)
@@ -109,7 +109,7 @@ class SequenceClassifierOutput(Output):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class TokenClassifierOutput(Output):
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, T, N)
@@ -117,7 +117,7 @@ class TokenClassifierOutput(Output):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class MultipleChoiceOutput(Output):
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, choices)
@@ -125,7 +125,7 @@ class MultipleChoiceOutput(Output):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class QuestionAnsweringOutput(Output):
     loss: Tensor | None = None
     start_logits: Tensor | None = None  # (B, T): the answer begins here
@@ -134,7 +134,7 @@ class QuestionAnsweringOutput(Output):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class DoubleHeadsOutput(Output):
     loss: Tensor | None = None
     mc_loss: Tensor | None = None

@@ -21,14 +21,14 @@ IMPLEMENTATIONS = ("sdpa", "eager")
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, T, C) -> (B, H, T, D)"""
-    B, T, _ = x.shape
-    return x.view(B, T, heads, -1).transpose(1, 2)
+    B, T, C = x.shape
+    return x.view(B, T, heads, C // heads).transpose(1, 2)
 
 
 def split_parts(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """What one layer made side by side, such as q, k and v, taken apart: (B, T, parts * C) -> parts of (B, H, T, D)"""
-    B, T, _ = x.shape
-    return x.view(B, T, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    B, T, C = x.shape
+    return x.view(B, T, parts, heads, C // (parts * heads)).permute(2, 0, 3, 1, 4).unbind()
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -8,52 +8,51 @@ module it is: one with a hook, with a forward put in its place, or of somebody e
 The plain model is the oracle: both give the same numbers, bit for bit.
 """
 
-from functools import cache
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import _has_any_global_hook  # private, and the only way to know
 
-TRANSPARENT = ("minihf.", "torch.nn.modules.")
+# Of PyTorch's modules, those whose forward reads its attributes and nothing else.
+TRANSPARENT = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Identity)
 MACHINERY = vars(nn.Module()).keys() - {"training"}
 HOOKS = [name for name in MACHINERY if name.endswith("_hooks")]
 
 
-def bare(module: Any) -> Any:
+def bare(module: Any, classes: dict[type, type] | None = None) -> Any:
     """The module as plain objects, lists and dicts; for inference, since it knows no dropout.
 
-    It is a view of the module as it is now: tensors are shared, modules put in later are not seen.
+    It is a view of the module as it is now: tensors are shared, modules put in later are not seen. A module in training
+    comes back as it is. `classes` is for the recursion.
     """
+    classes = {} if classes is None else classes
     if type(module) is nn.ModuleList:
-        return [bare(child) for child in module]
+        return [bare(child, classes) for child in module]
     if type(module) is nn.ModuleDict:
-        return {name: bare(child) for name, child in module.items()}
+        return {name: bare(child, classes) for name, child in module.items()}
     if not isinstance(module, nn.Module) or module.training or is_opaque(module):
         return module
     if isinstance(module, nn.Dropout):
         return nothing_dropped
-    twin = bare_class(type(module))()
+    if type(module) not in classes:
+        classes[type(module)] = bare_class(type(module))
+    twin = classes[type(module)]()
     vars(twin).update((name, value) for name, value in vars(module).items() if name not in MACHINERY)
     vars(twin).update(module._parameters)
     vars(twin).update(module._buffers)
-    vars(twin).update((name, bare(child)) for name, child in module._modules.items())
+    vars(twin).update((name, bare(child, classes)) for name, child in module._modules.items())
     return twin
 
 
 def is_opaque(module: nn.Module) -> bool:
-    return (
-        not type(module).__module__.startswith(TRANSPARENT)
-        or "forward" in vars(module)
-        or any(vars(module)[name] for name in HOOKS)
-        or _has_any_global_hook()
-    )
+    ours = type(module).__module__.startswith("minihf.") or type(module) in TRANSPARENT
+    return not ours or "forward" in vars(module) or any(vars(module)[name] for name in HOOKS) or _has_any_global_hook()
 
 
 def nothing_dropped(x):
     return x
 
 
-@cache
 def bare_class(cls: type[nn.Module]) -> type:
     """A class with the methods and properties of `cls`, without those of `nn.Module`, whose call is the forward."""
     members: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """The losses of the heads: pure functions of logits and labels.
 
 Each returns None where labels are None, so that a head's forward is one line with or without them. A label of -100 is
-left out. Half-precision logits are taken up to float32 first: a sum over a vocabulary needs the digits.
+left out. Cross-entropies take half-precision logits up to float32 first: a sum over a vocabulary needs the digits.
 
 The language-model losses divide by `num_items_in_batch` where it is given: the number of labels in *all* micro-batches
 of one optimizer step. A mean over each micro-batch would weigh a label in a short one more than a label in a long one.
@@ -27,7 +27,11 @@ def cross_entropy(
     """
     if labels is None:
         return None
-    logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device)
+    if labels.numel() != logits.shape[:-1].numel():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, expected a label for each of the logits {tuple(logits.shape[:-1])}"
+        )
+    logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device, torch.long)
     if num_items_in_batch is None:
         return F.cross_entropy(logits, labels, ignore_index=IGNORED)
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / num_items_in_batch
@@ -77,12 +81,12 @@ def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str
 def span_loss(start: Tensor, end: Tensor, start_positions: Tensor | None, end_positions: Tensor | None):
     """The loss of a question answering head: logits (B, T) and positions (B,) of the first and the last token.
 
-    A position outside the text, an answer that truncation cut off, counts for nothing.
+    A position outside the text, an answer that truncation cut off, counts for nothing. Without both positions: None.
     """
     if start_positions is None or end_positions is None:
         return None
     tokens = start.shape[-1]
-    firsts, lasts = (p.view(-1).to(start.device).clamp(0, tokens) for p in (start_positions, end_positions))
+    firsts, lasts = (p.view(-1).to(start.device, torch.long).clamp(0, tokens) for p in (start_positions, end_positions))
     losses = [F.cross_entropy(upcast(x), p, ignore_index=tokens) for x, p in ((start, firsts), (end, lasts))]
     return (losses[0] + losses[1]) / 2
 

@@ -30,6 +30,8 @@ def encoder_mask(
     """
     if attention_mask is None:
         return None
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"attention_mask is a {type(attention_mask).__name__}, expected a tensor")
     if attention_mask.dim() == 4:
         return ready_mask(attention_mask, scores, dtype=dtype)
     wanted = scores[0], scores[3]
@@ -61,6 +63,9 @@ def ready_mask(mask: Tensor, scores: tuple[int, int, int, int], *, dtype: torch.
     """A 4-D mask made by the caller, taken as it is: bool or 0/1 (True = may attend), or float to add to the scores.
 
     -inf becomes the lowest number of `dtype`, so that a row that may attend to nothing stays finite.
+
+    Raises:
+        ValueError: it does not lie on scores of that shape.
     """
     if mask.shape[3] != scores[3] or any(n not in (1, N) for n, N in zip(mask.shape, scores, strict=True)):
         raise ValueError(

@@ -83,6 +83,23 @@ def test_a_hook_a_strange_class_and_a_put_in_forward_are_kept():
     assert len(heard) == 2
 
 
+def test_containers_and_layers_put_in_by_others_work():
+    model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM")
+    model.lm_head = nn.Sequential(nn.Linear(30, 16), nn.GELU(), nn.Linear(16, 59))
+    model.transformer.h = nn.Sequential(*model.transformer.h)
+    model.eval()
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model.generate(ids, max_new_tokens=5), model.generate(ids, max_new_tokens=5, use_cache=False))
+
+
+def test_a_method_changed_after_a_first_use_counts(monkeypatch):
+    model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM")
+    ids = torch.tensor([[5, 6, 7]])
+    model.generate(ids, max_new_tokens=2)
+    monkeypatch.setattr("minihf.models.gpt2.GPT2MLP.forward", lambda self, x: -3 * x)
+    assert torch.equal(model.generate(ids, max_new_tokens=8), model.generate(ids, max_new_tokens=8, use_cache=False))
+
+
 def test_a_model_in_training_stays_as_it_is():
     model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM").train()
     assert bare(model) is model
