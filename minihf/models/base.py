@@ -139,7 +139,7 @@ class Model(nn.Module):
             if isinstance(module, nn.Embedding)
         )
         return IndexError(
-            f"an id is outside its table ({tables}). Does the tokenizer belong to this model, without tokens added since?"
+            f"an id is outside its table ({tables}). Does the tokenizer belong to this model, with no token added?"
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -29,7 +29,7 @@ def cross_entropy(
         return None
     if labels.numel() != logits.shape[:-1].numel():
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, expected a label for each of the logits {tuple(logits.shape[:-1])}"
+            f"labels have shape {tuple(labels.shape)}, expected one for each of the logits {tuple(logits.shape[:-1])}"
         )
     logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device, torch.long)
     if num_items_in_batch is None:
