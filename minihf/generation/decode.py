@@ -28,7 +28,7 @@ def drawn(logits: Tensor) -> Tensor:
     return torch.multinomial(logits.softmax(-1), 1).squeeze(-1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     model: nn.Module,
     ids: Tensor,
@@ -42,7 +42,7 @@ def decode(
     use_cache: bool = True,
     token_type_ids: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the next ids (B,), again and again.
+    """Yield the next ids (B,), again and again: inference tensors, to be cloned by who wants to train on them.
 
     Args:
         model: gives `.logits` of the last token; with a cache, from the new tokens alone. Fastest in eval mode.

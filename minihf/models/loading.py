@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minihf.checkpoints.files import CheckpointError, Weights, read_json
 from minihf.checkpoints.hub import Source
@@ -77,7 +78,7 @@ def load_pretrained(
 
     with Weights.open(source) as weights:
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), NoValuesOnMeta():
                 model = cls(config)
         except (RuntimeError, MemoryError, OverflowError) as error:
             raise CheckpointError(f"{source}: the config's numbers make no model: {error}") from error
@@ -129,6 +130,20 @@ def settle_config(
     return source.pinned(path), cls.config_class.from_file(path, **changes)
 
 
+class NoValuesOnMeta(TorchFunctionMode):
+    """A tensor on the meta device has no values to initialise; PyTorch would import its compiler to find that out.
+
+    That import takes more time than everything else that loading does, and 70 MB.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init" or function in (Tensor.normal_, Tensor.uniform_):
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return function(*args, **(kwargs or {}))
+
+
 def check_known(cls: type["Model"], path: Path, changes: dict[str, Any]) -> None:
     """A keyword that neither minihf nor the config has ever heard of is a slip of the pen."""
     if not changes:
@@ -171,9 +186,10 @@ def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: tor
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in names:
         place(model, name, torch.zeros(parameters[name].shape, dtype=dtype, device=device))
-    for module in model.modules():
-        if hasattr(module, "init_own_weights"):  # the model, and a model inside it
-            module.init_own_weights()
+    with NoValuesOnMeta():
+        for module in model.modules():
+            if hasattr(module, "init_own_weights"):  # the model, and a model inside it
+                module.init_own_weights()
 
 
 def reconcile_ties(model: "Model", ledger: Ledger) -> None:
