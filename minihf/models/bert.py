@@ -356,13 +356,8 @@ class BertForMaskedLM(BertPreTrainedModel):
     ) -> MaskedLMOutput:
         """labels: (B, T), the id of the word that stood here, or -100 for tokens that count for nothing."""
         x = self.bert(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
+            encoder_attention_mask
         ).last_hidden_state
         logits = self.cls["predictions"](x)
         return MaskedLMOutput(cross_entropy(logits, labels, num_items_in_batch), logits)

@@ -283,15 +283,8 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
     ) -> CausalLMOutput:
         """labels: (B, T), usually the input_ids: shifted here. logits_to_keep: of the last so many tokens."""
         x = self.transformer(
-            input_ids,
-            past_key_values,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            use_cache,
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            encoder_hidden_states, encoder_attention_mask, use_cache
         )
         logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
         return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)

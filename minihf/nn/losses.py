@@ -32,9 +32,13 @@ def cross_entropy(
             f"labels have shape {tuple(labels.shape)}, expected one for each of the logits {tuple(logits.shape[:-1])}"
         )
     logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device, torch.long)
-    if num_items_in_batch is None:
-        return F.cross_entropy(logits, labels, ignore_index=IGNORED)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / num_items_in_batch
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    try:
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction)
+    except IndexError as error:  # on the CPU; a GPU stops at an assertion of its own
+        most = logits.shape[-1] - 1
+        raise IndexError(f"{error} Labels are 0 to {most}, or {IGNORED}: is num_labels right?") from error
+    return total if num_items_in_batch is None else total / num_items_in_batch
 
 
 def causal_lm_loss(

@@ -186,3 +186,8 @@ def test_a_label_that_no_class_has_is_an_error():
     for loss in (cross_entropy, causal_lm_loss):
         with pytest.raises((IndexError, RuntimeError)):
             loss(torch.randn(B, T, V), torch.full((B, T), V))
+
+
+def test_a_label_beyond_the_classes_is_told_with_what_labels_are():
+    with pytest.raises(IndexError, match=r"7.*Labels are 0 to 3, or -100: is num_labels right\?"):
+        cross_entropy(torch.randn(2, 4), torch.tensor([0, 7]))
