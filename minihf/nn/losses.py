@@ -27,9 +27,10 @@ def cross_entropy(
     """
     if labels is None:
         return None
-    if labels.numel() != logits.shape[:-1].numel():
+    places = logits.shape[:-1]
+    if labels.numel() != places.numel() or (labels.dim() == len(places) and labels.shape != places):
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, expected one for each of the logits {tuple(logits.shape[:-1])}"
+            f"labels have shape {tuple(labels.shape)}, expected one for each of the logits {tuple(places)}"
         )
     logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device, torch.long)
     reduction = "mean" if num_items_in_batch is None else "sum"
@@ -56,8 +57,7 @@ def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str
 
     Args:
         logits: (B, N).
-        labels: (B,) class indices, (B, N) or (B,) floats for a regression, (B, N) floats 0..1 for several labels a
-        text.
+        labels: (B,) class indices; (B, N) or (B,) floats for a regression; (B, N) floats 0..1 for several labels each.
         problem_type: "regression" (mean squared error), "single_label_classification" (cross-entropy) or
             "multi_label_classification" (a binary cross-entropy each). None: a regression where N is 1, else one label
             where labels are integers, else several.

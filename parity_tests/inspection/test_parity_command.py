@@ -8,7 +8,8 @@ import torch
 from minihf.checkpoints.hub import CheckpointError
 from minihf.inspection import families, parity
 from minihf.inspection.pairs import make_pair
-from minihf.models.bert import BertForTokenClassification
+from minihf.models.bert import BertForSequenceClassification, BertForTokenClassification
+from minihf.models.gpt2 import GPT2ForSequenceClassification, GPT2LMHeadModel
 from minihf.nn import attention
 
 
@@ -67,6 +68,39 @@ def test_a_checkpoint_layer_by_layer(tmp_path, capsys, monkeypatch):
     assert parity.run_command(str(tmp_path), json_output=True) == 1
     ok = {row["names"][0]: row["ok"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert [ok[name] for name in names[:4]] == [True, True, False, False]
+
+
+def test_a_head_that_the_file_lacks_is_the_same_on_both_sides(tmp_path):
+    """Each side would draw its own, and the table would blame a layer for it."""
+    make_pair("bert", "BertForMaskedLM").ours.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]  # so it is read as a BertModel, whose pooler is not in the file
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert parity.run_command(str(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    "cls, fields",
+    [
+        (GPT2ForSequenceClassification, {"vocab_size": 9, "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 30}),
+        (GPT2LMHeadModel, {"vocab_size": 3, "n_embd": 6, "n_head": 2, "n_layer": 1, "n_positions": 8}),
+        (
+            BertForSequenceClassification,
+            {
+                "vocab_size": 9,
+                "hidden_size": 6,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 1,
+                "num_labels": 3,
+                "problem_type": "regression",
+            },
+        ),
+    ],
+)
+def test_checkpoints_of_other_people(cls, fields, tmp_path):
+    """Without a pad token, with few words or few positions, with several numbers to predict."""
+    cls(cls.config_class(**fields)).save_pretrained(tmp_path)
+    assert parity.run_command(str(tmp_path)) == 0
 
 
 def test_a_nan_is_told_in_valid_json(one_class, capsys, monkeypatch):

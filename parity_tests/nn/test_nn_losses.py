@@ -191,3 +191,10 @@ def test_a_label_that_no_class_has_is_an_error():
 def test_a_label_beyond_the_classes_is_told_with_what_labels_are():
     with pytest.raises(IndexError, match=r"7.*Labels are 0 to 3, or -100: is num_labels right\?"):
         cross_entropy(torch.randn(2, 4), torch.tensor([0, 7]))
+
+
+def test_labels_of_a_turned_batch_are_told():
+    """As many as there are logits, each beside the wrong one."""
+    with pytest.raises(ValueError, match=r"labels have shape \(3, 2\), expected one for each of the logits \(2, 3\)"):
+        cross_entropy(torch.randn(2, 3, 5), torch.zeros(3, 2, dtype=torch.long))
+    assert cross_entropy(torch.randn(2, 5), torch.zeros(2, 1, dtype=torch.long)) > 0  # a column is fine
