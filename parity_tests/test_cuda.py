@@ -40,7 +40,7 @@ def test_half_precision_errs_at_most_three_times_as_much_on_the_gpu(model_type, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("model_type, class_name", [("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")])
 def test_half_precision_without_a_mask_runs_the_fused_attention_kernels(model_type, class_name, dtype, train):
-    from minihf.models.auto import class_for
+    from minihf.models.architectures import class_for
 
     # Heads of 64 channels, as published models have: the fused kernels want a multiple of 8.
     config = class_for(model_type, "Config")(hidden_size=128, num_attention_heads=2, num_hidden_layers=2)

@@ -4,6 +4,8 @@ A freshly initialised model is blind: its weights are tiny, its biases zero, its
 missing bias changes next to nothing. Here every parameter is random, of a size that keeps activations near 1.
 """
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +51,11 @@ def attention_mask(kind: str, generator: torch.Generator, shape: tuple[int, ...]
     return mask
 
 
+def takes(model: Model, name: str) -> bool:
+    """Its forward has an argument of that name."""
+    return name in inspect.signature(model.forward).parameters
+
+
 def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, Tensor]:
     """The arguments of a forward: ids, types, mask, and labels of the task.
 
@@ -60,7 +67,7 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     def random(high: int, *shape: int) -> Tensor:
         return torch.randint(0, high, shape, generator=generator)
 
-    T = min(TOKENS, model.position_limit)
+    T = min(TOKENS, model.position_limit or TOKENS)
     shape = (B, CHOICES, T) if task in ("ForMultipleChoice", "ForDoubleHeads") else (B, T)
     pad = config.pad_token_id
     special = min(3, config.vocab_size - 1)  # the first tokens of our own checkpoints
@@ -73,8 +80,8 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
         batch["input_ids"] = ids.masked_fill(mask == 0, pad)
     elif pad is not None:
         ids[..., T // 3] = pad  # a text may hold the pad token, too
-    types = getattr(config, "type_vocab_size", config.vocab_size)
-    batch["token_type_ids"] = random(types, *shape)
+    if takes(model, "token_type_ids"):  # which index the token table, where there is none of their own
+        batch["token_type_ids"] = random(getattr(config, "type_vocab_size", config.vocab_size), *shape)
     if getattr(config, "add_cross_attention", False):
         batch["encoder_hidden_states"] = torch.randn(B, S, config.hidden_size, generator=generator, dtype=torch.float64)
         batch["encoder_attention_mask"] = attention_mask("right", generator, (B, S))
@@ -84,8 +91,11 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     N = config.num_labels
     if task in ("ForMaskedLM", "ForCausalLM", "ForPreTraining", "ForDoubleHeads"):
         batch["labels"] = random(config.vocab_size, *shape).masked_fill(~scored, -100)
-    if task == "ForPreTraining" and hasattr(model, "cls"):
-        batch["next_sentence_label"] = random(2, B)
+    if task == "ForPreTraining" and model.output_embeddings is None:  # which tokens were replaced: yes or no for each
+        batch["labels"] = random(2, *shape)
+    for name in ("next_sentence_label", "sentence_order_label"):
+        if takes(model, name):
+            batch[name] = random(2, B)
     if task == "ForDoubleHeads":
         batch["mc_labels"] = random(CHOICES, B)
         batch["mc_token_ids"] = real.long().mul(torch.arange(T)).argmax(-1)
@@ -109,14 +119,13 @@ def other_inputs(model: Model, task: str, batch: dict[str, Tensor]) -> dict[str,
     """The same batch said in other ways: embeddings instead of ids, positions and types by hand or left out."""
     ids = batch["input_ids"]
     without_ids = {name: x for name, x in batch.items() if name != "input_ids"}
-    embeds = 0.7 * torch.randn(
-        *ids.shape, model.config.hidden_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
-    backwards = torch.arange(ids.shape[-1]).flip(0).expand(ids.shape)
-    ways = {
-        "positions": {**batch, "position_ids": backwards},
-        "no types": {name: x for name, x in batch.items() if name != "token_type_ids"},
-    }
+    width = model.get_input_embeddings().embedding_dim
+    embeds = 0.7 * torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ways = {}
+    if takes(model, "position_ids"):
+        ways["positions"] = {**batch, "position_ids": torch.arange(ids.shape[-1]).flip(0).expand(ids.shape)}
+    if takes(model, "token_type_ids"):
+        ways["no types"] = {name: x for name, x in batch.items() if name != "token_type_ids"}
     if task != "ForDoubleHeads":  # whose embeddings the reference takes for a flat batch
         ways["embeddings"] = {**without_ids, "inputs_embeds": embeds}
     return ways

@@ -16,7 +16,7 @@ from minihf.inspection.batches import MASKS, cast, make_batch, other_inputs, ran
 from minihf.inspection.compare import TOLERANCES, Difference, compare, run
 from minihf.inspection.families import FAMILIES, Variant
 from minihf.inspection.locate import first_difference, listen
-from minihf.models.auto import ARCHITECTURES, class_for
+from minihf.models.architectures import ARCHITECTURES, class_for
 from minihf.models.base import Model
 from minihf.nn.cache import Cache
 

@@ -15,7 +15,8 @@ from minihf.inspection.compare import TOLERANCES, compare, error, larger, run
 from minihf.inspection.families import FAMILIES
 from minihf.inspection.locate import listen
 from minihf.inspection.pairs import Pair, batches, check, heads_of, make_pair, variants_of
-from minihf.models.auto import ARCHITECTURES, AutoConfig, class_for
+from minihf.models.architectures import ARCHITECTURES, class_for
+from minihf.models.auto import AutoConfig
 from minihf.models.base import Model
 
 

@@ -1,21 +1,28 @@
 """Every head of every architecture beside the reference: outputs, loss and every gradient, in float32 and float64.
 
-Twenty lines serve all architectures; what is compared is said in `minihf/inspection/families.py`.
+Twenty lines serve all architectures; what is compared is said in `minihf/inspection/families/`.
 """
 
 import pytest
 import torch
 
-from minihf.inspection.batches import MASKS, make_batch
+from minihf.inspection.batches import MASKS, make_batch, takes
 from minihf.inspection.compare import KeepDouble
-from minihf.inspection.families import FAMILIES
+from minihf.inspection.families import DECODERS, FAMILIES
 from minihf.inspection.half import half_precision_errors
 from minihf.inspection.pairs import assert_parity, chunked, heads_of, make_pair, variants_of
+from minihf.models.architectures import class_for
 from minihf.nn.positions import positions_from_mask
 
 HEADS = [(model_type, name) for model_type in FAMILIES for name in heads_of(model_type)]
 VARIANTS = [(*head, v) for head in HEADS for v in variants_of(*head) if v != "plain"]
-CAUSAL = [("bert", "BertLMHeadModel"), ("gpt2", "GPT2LMHeadModel"), ("gpt2", "GPT2Model")]
+BASES = [(model_type, name) for model_type, name in HEADS if heads_of(model_type)[name] == "Model"]
+CAUSAL = [
+    (model_type, name)
+    for model_type, name in HEADS
+    if class_for(model_type, heads_of(model_type)[name]).can_generate
+    or (model_type in DECODERS and (model_type, name) in BASES)
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -62,13 +69,13 @@ def test_a_future_token_never_changes_the_past(model_type, class_name):
 
 @pytest.mark.parametrize("impl", ["eager", "sdpa"])
 @pytest.mark.parametrize("mask", ["right", "left"])
-@pytest.mark.parametrize("model_type, class_name", [("bert", "BertModel"), *CAUSAL])
+@pytest.mark.parametrize("model_type, class_name", dict.fromkeys(BASES + CAUSAL))
 def test_a_padded_batch_equals_its_rows_one_by_one(model_type, class_name, mask, impl):
     ours = make_pair(model_type, class_name).ours.double()
     ours.set_attn_implementation(impl)
     batch = make_batch(ours, "Model", mask)
     batch["attention_mask"] = batch["attention_mask"].bool().long()
-    if model_type == "bert":  # BERT counts positions from the first token, padding included
+    if not FAMILIES[model_type].positions_from_mask and takes(ours, "position_ids"):  # it would count padding, too
         batch["position_ids"] = positions_from_mask(batch["attention_mask"])
     together = ours(**batch)[0]
     for row, real in enumerate(batch["attention_mask"].bool()):

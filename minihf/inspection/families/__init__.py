@@ -1,0 +1,12 @@
+"""What the parity harness makes of each architecture: a tiny config, and the options that change the arithmetic.
+
+A new architecture adds its ten lines.
+"""
+
+from minihf.inspection.families.decoders import DECODERS
+from minihf.inspection.families.encoders import ENCODERS
+from minihf.inspection.families.family import Family, Variant
+
+FAMILIES: dict[str, Family] = ENCODERS | DECODERS
+
+__all__ = ["DECODERS", "ENCODERS", "FAMILIES", "Family", "Variant"]

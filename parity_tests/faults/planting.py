@@ -1,0 +1,28 @@
+"""How a fault is planted: a function that is given a pair that passes, and spoils our side of it."""
+
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+
+from minihf.inspection.pairs import Pair
+from minihf.models.recording import modules_at
+
+Fault = Callable[[Pair, pytest.MonkeyPatch], None]
+FAULTS: dict[str, tuple[str, str, str, Fault]] = {}
+"""name -> (model type, class, a part of the message, the fault)"""
+
+
+def fault(model_type: str, class_name: str, place: str = "") -> Callable[[Fault], Fault]:
+    """Where a fault has a place, the message must name it: the first module, in order of execution, that differs."""
+
+    def register(plant: Fault) -> Fault:
+        FAULTS[f"{class_name}: {plant.__name__.replace('_', ' ')}"] = model_type, class_name, place, plant
+        return plant
+
+    return register
+
+
+def layer(pair: Pair, i: int = 1) -> nn.Module:
+    base = pair.ours.base_model
+    return modules_at(base, base.recorded["hidden_states"])[i]
