@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from minihf.inspection.pairs import ParityError, assert_parity, make_pair
-from parity_tests.faults import bert, gpt2, shared  # noqa: F401  each plants its own
+from parity_tests.faults import (  # noqa: F401  each plants its own
+    albert,
+    bert,
+    ctrl,
+    distilbert,
+    electra,
+    gpt2,
+    llama,
+    openai_gpt,
+    roberta,
+    shared,
+)
 from parity_tests.faults.planting import FAULTS
 
 

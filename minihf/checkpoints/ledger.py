@@ -3,8 +3,9 @@
 A model's `state_dict()` is the checkpoint, key for key. What cannot be mirrored is this short list:
 
 - `gamma`/`beta`, the names of a norm's weight and bias in files converted from TensorFlow;
-- stale buffers, which old files carry and nobody reads (`position_ids`, the causal triangle `attn.bias`);
-- the base model's prefix (`bert.`), which a file may lack, saved from the base model, or carry, saved from a head;
+- stale buffers, which old files carry and nobody reads (`position_ids`, the causal triangle `attn.bias`, frequencies);
+- the base model's prefix (`bert.`), which a file may lack, saved from the base model, or carry, saved from a head; in
+  one of Llama's heads it is another than in the rest;
 - tied parameters, which a file holds once.
 """
 
@@ -17,7 +18,9 @@ import torch
 from minihf.checkpoints.files import CheckpointError, TensorInfo
 
 MODERN_NAMES = {r"\.gamma$": ".weight", r"\.beta$": ".bias"}
-STALE = re.compile(r"(^|\.)(position_ids|token_type_ids|(attn|(cross)?attention)\.(bias|masked_bias))$")
+STALE = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|(attn|(cross)?attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$"
+)
 
 
 @dataclass
@@ -87,6 +90,7 @@ def match(
     model: Mapping[str, torch.Size],
     *,
     prefix: str,
+    other_prefixes: tuple[str, ...] = (),
     is_base: bool,
     heads: tuple[str, ...],
     tied: Mapping[str, str],
@@ -97,6 +101,7 @@ def match(
         file: the tensors of the file.
         model: the shapes of the model's parameters.
         prefix: the name that the base model has inside a model with a head ("bert").
+        other_prefixes: the names that it has inside other heads of the architecture.
         is_base: the model is the base model.
         heads: the first names of the parameters of all heads of the architecture, seen from a base model's head classes
             ("cls", "classifier"), and of the base model's own parts that only some heads use ("pooler").
@@ -104,11 +109,12 @@ def match(
     """
     ledger = Ledger()
     dotted = prefix + "."
-    carries_prefix = any(key.startswith(dotted) for key in file)
+    others = tuple(other + "." for other in other_prefixes)
+    carries_prefix = any(key.startswith((dotted, *others)) for key in file)
 
     def local(key: str) -> str:
         """The name of a file's tensor inside the base model, or of a head's part."""
-        return key.removeprefix(dotted)
+        return next((key.removeprefix(prefix) for prefix in (dotted, *others) if key.startswith(prefix)), key)
 
     def is_head(key: str) -> bool:
         return local(key).split(".")[0] in heads
@@ -116,6 +122,8 @@ def match(
     settled: set[str] = set()
     for key, info in file.items():
         name = modern(key)
+        if name.startswith(others):
+            name = dotted + local(name)
         if is_base:
             name = name.removeprefix(dotted)
         elif not carries_prefix and not (name in model and is_head(name)):

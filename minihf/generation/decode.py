@@ -58,10 +58,11 @@ def decode(
     cache = Cache() if use_cache else None
     light = bare(model) if use_cache else model  # for one token, the machinery costs more than the mathematics
     call = partial(model, return_dict=True, output_hidden_states=False, output_attentions=False)
+    first = getattr(model, "first_position", 0)  # RoBERTa's begin after its pad token's id
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new = ids
     for _ in range(steps):
-        positions = None if mask is None else positions_from_mask(mask)[:, -new.shape[1] :]
+        positions = None if mask is None else first + positions_from_mask(mask)[:, -new.shape[1] :]
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids[:, -new.shape[1] :]}
         output = call(
             new,

@@ -92,7 +92,7 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     if task in ("ForMaskedLM", "ForCausalLM", "ForPreTraining", "ForDoubleHeads"):
         batch["labels"] = random(config.vocab_size, *shape).masked_fill(~scored, -100)
     if task == "ForPreTraining" and model.output_embeddings is None:  # which tokens were replaced: yes or no for each
-        batch["labels"] = random(2, *shape)
+        batch["labels"] = random(2, *shape).double()  # integers the reference takes to float32, and its loss with them
     for name in ("next_sentence_label", "sentence_order_label"):
         if takes(model, name):
             batch[name] = random(2, B)
@@ -135,8 +135,10 @@ def reference_batch(batch: dict[str, Tensor], task: str, *, positions: bool) -> 
     """The batch for the reference: where minihf counts positions over the mask, it must be told them."""
     if positions and "position_ids" not in batch and "attention_mask" in batch:
         batch = {**batch, "position_ids": positions_from_mask(batch["attention_mask"])}
-    if task == "ForDoubleHeads" and "position_ids" in batch:  # it flattens the choices of all else
+    if task in ("ForDoubleHeads", "ForMultipleChoice") and "position_ids" in batch:  # some flatten those of all else
         batch = {**batch, "position_ids": batch["position_ids"].flatten(0, 1)}
+    if task == "ForDoubleHeads" and "attention_mask" in batch:  # GPT's flattens the choices of all but the mask
+        batch = {**batch, "attention_mask": batch["attention_mask"].flatten(0, 1)}
     return batch
 
 

@@ -117,10 +117,14 @@ def flatten(output, real: Tensor | None) -> dict[str, Tensor]:
 
 
 def keep(x: Tensor, real: Tensor) -> Tensor:
-    """(..., T, C) or (..., T), with zeros where a token is not real; a tensor without a token axis as it is."""
-    for mask in (real, real.flatten(0, -2)):
-        if x.shape[: mask.dim()] == mask.shape:
-            return x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - mask.dim())), 0)
+    """(..., T, C) or (..., T), with zeros where a token is not real; a tensor without a token axis as it is.
+
+    Texts are B, or B times choices, on either side.
+    """
+    for axes in (2, 3):
+        texts, tokens = x.shape[: axes - 1], x.shape[axes - 1 : axes]
+        if (texts.numel(), *tokens) == (real.shape[:-1].numel(), real.shape[-1]):
+            return x.masked_fill(~real.view(*texts, *tokens, *[1] * (x.dim() - axes)), 0)
     return x
 
 

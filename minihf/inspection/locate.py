@@ -31,7 +31,8 @@ def listen(model: nn.Module, batch: dict[str, Tensor], *, train: bool = False, s
             x = first_tensor(output)
             if x is None or path in heard.outputs:
                 return
-            heard.outputs[path] = x.detach() if real is None else keep(x.detach(), real)
+            # A copy: what comes after may change it in place.
+            heard.outputs[path] = x.detach().clone() if real is None else keep(x.detach(), real)
             if x.requires_grad:
                 x.register_hook(lambda gradient: heard.gradients.setdefault(path, gradient))
 

@@ -37,7 +37,12 @@ class Pair:
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Pair":
         self.ours.to(device, dtype)
+        # Loaded in half precision, the reference keeps rope's frequencies in float32; a cast would round them for good.
+        kept = {name: x for name, x in self.theirs.named_buffers() if name.endswith("inv_freq")}
         self.theirs.to(device, dtype)
+        for name, x in kept.items():
+            path, _, last = name.rpartition(".")
+            setattr(self.theirs.get_submodule(path), last, x.to(device, torch.promote_types(dtype, torch.float32)))
         return self
 
     def use(self, impl: str) -> "Pair":

@@ -1,6 +1,7 @@
 """What every model is: a config, parameters under the checkpoint's own names, and the ways in and out of files."""
 
 import copy
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minihf.checkpoints.files import save_weights
+from minihf.fast.packed import packed_call
 from minihf.generation.config import GenerationConfig
 from minihf.generation.generate import generate
 from minihf.models.config import Config, as_dtype
@@ -16,6 +18,7 @@ from minihf.models.loading import load_pretrained
 from minihf.models.outputs import Output
 from minihf.models.recording import recording
 from minihf.nn.conv1d import Conv1D
+from minihf.nn.norms import RMSNorm
 
 
 class Model(nn.Module):
@@ -24,13 +27,16 @@ class Model(nn.Module):
     An architecture says of itself, in class attributes:
         config_class: its config.
         base_model_prefix: the name that the base model has inside a model with a head, "bert".
+        other_prefixes: the names that it has in other heads.
         heads: the first names of all its heads' parameters: what may be absent from a file.
         tied: parameter -> the parameter that it is the same as, where `config.tie_word_embeddings`.
         recorded: where hidden states and attention weights are heard (see `recording`).
         input_embeddings: the path of the token embeddings, inside the base model.
         output_embeddings: the path of the layer that gives logits over the vocabulary, if any.
+        token_heads: the paths of what a head applies to each token by itself (see `minihf.fast.packed`).
         can_generate: it is a causal language model.
         position_limit: how many tokens it can read, where that is limited (learned positions); else None.
+        first_position: of `position_ids`, the first token's.
 
     A model inside one with a head (`model.bert`) records and answers in tuples only when a call asks for it, not when
     the config does.
@@ -38,14 +44,17 @@ class Model(nn.Module):
 
     config_class: ClassVar[type[Config]]
     base_model_prefix: ClassVar[str]
+    other_prefixes: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]] = ()
     tied: ClassVar[dict[str, str]] = {}
     recorded: ClassVar[dict[str, str]] = {}
     input_embeddings: ClassVar[str]
     output_embeddings: ClassVar[str | None] = None
+    token_heads: ClassVar[tuple[str, ...]] = ()
     can_generate: ClassVar[bool] = False
     main_input_name: ClassVar[str] = "input_ids"
     position_limit: int | None = None
+    first_position: int = 0
 
     def __init__(self, config: Config):
         super().__init__()
@@ -80,9 +89,10 @@ class Model(nn.Module):
             if getattr(module, "padding_idx", None) is not None:
                 with torch.no_grad():
                     module.weight[module.padding_idx].zero_()
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, (nn.LayerNorm, RMSNorm)):
             nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                nn.init.zeros_(module.bias)
 
     def tie_weights(self) -> None:
         """Make each tied parameter the same object as its source."""
@@ -113,13 +123,15 @@ class Model(nn.Module):
         kinds = ["hidden_states"] if self.choose(output_hidden_states, "output_hidden_states") else []
         kinds += ["attentions", "cross_attentions"] if self.choose(output_attentions, "output_attentions") else []
         try:
-            if kinds:
-                with recording(self.base_model, kinds) as recorded:
-                    output = super().__call__(*args, **kwargs)
-                for kind, tensors in recorded.items():
-                    setattr(output, kind, tensors)
-            else:
-                output = super().__call__(*args, **kwargs)
+            with ExitStack() as stack:
+                recorded = stack.enter_context(recording(self.base_model, kinds)) if kinds else {}
+                forward = super().__call__
+                if self.config.attn_implementation == "packed" and not self.is_part:
+                    light = stack.enter_context(packed_call(self, args, kwargs))
+                    forward = forward if light is self else light
+                output = forward(*args, **kwargs)
+            for kind, tensors in recorded.items():
+                setattr(output, kind, tensors)
         except IndexError as error:
             if "out of range in self" not in str(error):  # PyTorch's words for an id that its embedding does not have
                 raise
@@ -180,7 +192,7 @@ class Model(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def set_attn_implementation(self, impl: str) -> None:
-        """ "eager", the readable oracle that forms the attention weights, or "sdpa", the fused kernels."""
+        """ "eager", the readable oracle; "sdpa", the fused kernels; in an encoder "packed", real tokens alone."""
         self.config.attn_implementation = impl
 
     # Files

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from minihf.fast.packed import pack, unpack
 from minihf.models.base import Model
 from minihf.models.config import Config
 from minihf.models.inputs import check_batch, check_choices, check_length, flatten_choices, last_tokens
@@ -31,9 +32,10 @@ from minihf.models.outputs import (
     TokenClassifierOutput,
 )
 from minihf.nn.activations import ACTIVATIONS
-from minihf.nn.attention import attend, merge_heads, split_heads
+from minihf.nn.attention import ENCODER_IMPLEMENTATIONS, attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import decoder_mask, encoder_mask
 
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 @dataclass(init=False)
 class BertConfig(Config):
     model_type: ClassVar[str] = "bert"
+    attn_implementations: ClassVar = ENCODER_IMPLEMENTATIONS
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -107,9 +110,9 @@ class BertSelfAttention(nn.Module):
     def __init__(self, config: BertConfig, layer: int, *, causal: bool = False):
         super().__init__()
         self.config, self.layer, self.causal = config, layer, causal
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def forward(
@@ -143,7 +146,7 @@ class BertOutput(nn.Module):
 
     def __init__(self, config: BertConfig, in_features: int):
         super().__init__()
-        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.dense = Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
@@ -160,7 +163,7 @@ class BertLayer(nn.Module):
         if config.add_cross_attention:
             attention = BertSelfAttention(config, layer)
             self.crossattention = nn.ModuleDict({"self": attention, "output": BertOutput(config, C)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(C, config.intermediate_size)})
+        self.intermediate = nn.ModuleDict({"dense": Linear(C, config.intermediate_size)})
         self.output = BertOutput(config, config.intermediate_size)
         self.activation = ACTIVATIONS[config.hidden_act]
 
@@ -185,7 +188,7 @@ class BertPooler(nn.Module):
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.dense(x[:, 0]))  # (B, T, C) -> (B, C)
@@ -194,7 +197,7 @@ class BertPooler(nn.Module):
 class BertTransform(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.activation = ACTIVATIONS[config.hidden_act]
 
@@ -208,7 +211,7 @@ class BertPredictions(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.transform = BertTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = Linear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,21 +289,23 @@ class BertModel(BertPreTrainedModel):
             position_ids = torch.arange(past, past + T, device=words.device)[None]
         if token_type_ids is None:
             token_type_ids = torch.zeros(1, T, dtype=torch.long, device=words.device)
-        x = self.embeddings(words, token_type_ids, position_ids)  # (B, T, C)
-
         if config.is_decoder:
-            mask = decoder_mask(attention_mask, (B, config.num_attention_heads, T, past + T), dtype=x.dtype)
+            mask = decoder_mask(attention_mask, (B, config.num_attention_heads, T, past + T), dtype=words.dtype)
         else:
-            mask = encoder_mask(attention_mask, (B, config.num_attention_heads, T, T), dtype=x.dtype)
+            mask = encoder_mask(attention_mask, (B, config.num_attention_heads, T, T), dtype=words.dtype)
         context_mask = None
         if encoder_hidden_states is not None:
             if not config.add_cross_attention:
                 raise ValueError("encoder_hidden_states need a config of is_decoder=True and add_cross_attention=True")
             scores = B, config.num_attention_heads, T, encoder_hidden_states.shape[1]
-            context_mask = encoder_mask(encoder_attention_mask, scores, dtype=x.dtype)
+            context_mask = encoder_mask(encoder_attention_mask, scores, dtype=words.dtype)
 
+        if config.attn_implementation == "packed":
+            mask, words, token_type_ids, position_ids = pack(mask, words, token_type_ids, position_ids)
+        x = self.embeddings(words, token_type_ids, position_ids)  # (B, T, C); packed: (1, tokens, C)
         for layer in self.encoder["layer"]:
             x = layer(x, mask, cache, encoder_hidden_states, context_mask)
+        x = unpack(x, mask)
         pooled = None if self.pooler is None else self.pooler(x)
         return BaseModelOutputWithPooling(x, pooled, past_key_values=cache if use_cache else None)
 
@@ -313,12 +318,13 @@ class BertForPreTraining(BertPreTrainedModel):
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
     output_embeddings = "cls.predictions.decoder"
+    token_heads = ("cls.predictions",)
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config)
         self.cls = nn.ModuleDict(
-            {"predictions": BertPredictions(config), "seq_relationship": nn.Linear(config.hidden_size, 2)}
+            {"predictions": BertPredictions(config), "seq_relationship": Linear(config.hidden_size, 2)}
         )
         self.post_init()
 
@@ -341,6 +347,7 @@ class BertForMaskedLM(BertPreTrainedModel):
 
     tied = BertForPreTraining.tied
     output_embeddings = "cls.predictions.decoder"
+    token_heads = ("cls.predictions",)
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
@@ -368,6 +375,7 @@ class BertLMHeadModel(BertPreTrainedModel):
 
     tied = BertForPreTraining.tied
     output_embeddings = "cls.predictions.decoder"
+    token_heads = ("cls.predictions",)
     can_generate = True
 
     def __init__(self, config: BertConfig):
@@ -405,7 +413,7 @@ class BertForNextSentencePrediction(BertPreTrainedModel):
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config)
-        self.cls = nn.ModuleDict({"seq_relationship": nn.Linear(config.hidden_size, 2)})
+        self.cls = nn.ModuleDict({"seq_relationship": Linear(config.hidden_size, 2)})
         self.post_init()
 
     def forward(
@@ -425,7 +433,7 @@ class BertForSequenceClassification(BertPreTrainedModel):
         super().__init__(config)
         self.bert = BertModel(config)
         self.dropout = Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -445,7 +453,7 @@ class BertForMultipleChoice(BertPreTrainedModel):
         super().__init__(config)
         self.bert = BertModel(config)
         self.dropout = Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.classifier = Linear(config.hidden_size, 1)
         self.post_init()
 
     def forward(
@@ -462,11 +470,13 @@ class BertForMultipleChoice(BertPreTrainedModel):
 class BertForTokenClassification(BertPreTrainedModel):
     """A class for each token: names, parts of speech. Logits (B, T, N)."""
 
+    token_heads = ("classifier",)
+
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
         self.dropout = Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -482,12 +492,14 @@ class BertForTokenClassification(BertPreTrainedModel):
 class BertForQuestionAnswering(BertPreTrainedModel):
     """Where in the text does the answer begin, and where does it end? Two logits a token."""
 
+    token_heads = ("qa_outputs",)
+
     def __init__(self, config: BertConfig):
         super().__init__(config)
         if config.num_labels != 2:
             raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
         self.bert = BertModel(config, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
+        self.qa_outputs = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(

@@ -38,6 +38,8 @@ class Config:
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}
     """Another name of a field -> the field."""
+    attn_implementations: ClassVar[tuple[str, ...]] = IMPLEMENTATIONS
+    """The ways in which the architecture computes its attention, the default first."""
 
     architectures: list[str] | None = None
     """The class that was saved."""
@@ -62,7 +64,7 @@ class Config:
         values.pop("model_type", None)  # a class's own; the file's was read to choose the class
         former = values.pop("torch_dtype", None)  # the name of dtype until 2025
         values["dtype"] = values.get("dtype") or former
-        self.attn_implementation = values.pop("attn_implementation", None) or "sdpa"
+        impl = values.pop("attn_implementation", None) or "sdpa"
         num_labels = values.pop("num_labels", None)
         for name, value in values.items():
             if name not in annotations(type(self)) and hasattr(type(self), name):
@@ -78,6 +80,7 @@ class Config:
             if getattr(self, name, None):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not implemented; load a checkpoint without it")
         self.require_choice("problem_type", [None, *PROBLEM_TYPES])
+        self.attn_implementation = impl
         self.check()
 
     def check(self) -> None:
@@ -103,13 +106,17 @@ class Config:
 
     @property
     def attn_implementation(self) -> str:
-        """How attention is computed, "sdpa" or "eager"; the program's business, not the checkpoint's: never written."""
+        """How attention is computed, "sdpa", "eager" or, in an encoder, "packed"; never written to a file: it is the
+        program's business, not the checkpoint's."""
         return self._attn_implementation
 
     @attn_implementation.setter
     def attn_implementation(self, impl: str) -> None:
-        if impl not in IMPLEMENTATIONS:
-            raise ValueError(f"attn_implementation={impl!r} is not known: choose one of {', '.join(IMPLEMENTATIONS)}")
+        if impl not in self.attn_implementations:
+            name, known = type(self).__name__, ", ".join(self.attn_implementations)
+            raise ValueError(f"attn_implementation={impl!r} is not known to {name}: choose one of {known}")
+        if impl == "packed" and getattr(self, "is_decoder", False):
+            raise ValueError('attn_implementation="packed" is for encoders: with is_decoder=True choose "sdpa"')
         self._attn_implementation = impl
 
     @property

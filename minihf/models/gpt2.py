@@ -299,7 +299,7 @@ class GPT2Summary(nn.Module):
         width = num_classes if config.summary_proj_to_labels else config.n_embd
         self.summary = nn.Linear(config.n_embd, width) if config.summary_use_proj else nn.Identity()
         self.first_dropout = Dropout(config.summary_first_dropout)
-        self.activation = ACTIVATIONS[config.summary_activation or "linear"]
+        self.summary_activation = ACTIVATIONS[config.summary_activation or "linear"]
 
     def forward(self, x: Tensor, token: Tensor | None = None) -> Tensor:
         """x: (..., T, C), token: (...), the place of the token to read; returns (..., classes)."""
@@ -311,7 +311,7 @@ class GPT2Summary(nn.Module):
             x = x[..., -1, :]
         else:
             x = x.gather(-2, token[..., None, None].expand(*token.shape, 1, x.shape[-1])).squeeze(-2)
-        return self.activation(self.summary(self.first_dropout(x)))
+        return self.summary_activation(self.summary(self.first_dropout(x)))
 
 
 class GPT2DoubleHeadsModel(GPT2PreTrainedModel):

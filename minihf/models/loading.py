@@ -52,7 +52,7 @@ def load_pretrained(
         config: use this config rather than the checkpoint's.
         dtype: of the parameters: a dtype, its name, or "auto": the config's, else that of the file's first tensor. None
             is float32.
-        attn_implementation: "sdpa" (the default) or "eager".
+        attn_implementation: "sdpa" (the default), "eager" or, of an encoder, "packed" (see `minihf.fast.packed`).
         device_map: the device to load to: "cuda", "cuda:1", "cpu"; "auto" is the GPU where there is one.
         strict: False loads what fits, and initialises what is missing.
         ignore_mismatched_sizes: initialise parameters that have another shape in the file afresh.
@@ -86,6 +86,7 @@ def load_pretrained(
             weights.tensors,
             {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)},
             prefix=cls.base_model_prefix,
+            other_prefixes=cls.other_prefixes,
             is_base=model.base_model is model,
             heads=cls.heads,
             tied=cls.tied if config.tie_word_embeddings else {},
@@ -98,6 +99,7 @@ def load_pretrained(
             place(model, name, weights.read(key).to(device=device, dtype=dtype))
 
     reconcile_ties(model, ledger)
+    model.to(device)  # what no file holds: tables that a model computes
     config.dtype = str(dtype).removeprefix("torch.")
     generation = source.find("generation_config.json") if cls.can_generate else None
     if generation is not None:
@@ -148,7 +150,9 @@ def check_known(cls: type["Model"], path: Path, changes: dict[str, Any]) -> None
     """A keyword that neither minihf nor the config has ever heard of is a slip of the pen."""
     if not changes:
         return
-    known = {*vars(cls.config_class()), *cls.config_class.attribute_map, "num_labels", *read_json(path)}
+    config = cls.config_class
+    properties = {name for name in dir(config) if isinstance(getattr(config, name), property)}  # num_labels, rope_theta
+    known = {*vars(config()), *config.attribute_map, *properties, *read_json(path)}
     options = {*inspect.signature(load_pretrained).parameters, *(field.name for field in fields(Source))}
     for name in changes.keys() - known:
         near = difflib.get_close_matches(name, known | options, n=1)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from minihf.fast.packed import unpack
+
 
 @contextmanager
 def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Tensor, ...]]]:
@@ -30,7 +32,7 @@ def recording(base: nn.Module, kinds: list[str]) -> Iterator[dict[str, tuple[Ten
 
     def hear_input(module, args, kwargs=None):
         if threading.get_ident() == caller:
-            heard["hidden_states"].append(args[0])
+            heard["hidden_states"].append(unpack(*args[:2]))
 
     def hear_last(module, args, output):
         if threading.get_ident() == caller:

@@ -17,6 +17,7 @@ from torch import Tensor
 from minihf.nn.masks import lower_triangle
 
 IMPLEMENTATIONS = ("sdpa", "eager")
+ENCODER_IMPLEMENTATIONS = (*IMPLEMENTATIONS, "packed")
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -52,30 +53,46 @@ def attend(
 
     Args:
         q: queries (B, H, Q, D).
-        k, v: keys and values (B, H, K, D).
-        mask: bool, True = may attend, broadcastable to (B, H, Q, K); or a float mask to add to the scores. None: no
-            restriction beyond `causal`.
+        k, v: keys and values (B, H, K, D); or fewer heads, of which each serves H / theirs queries in a row.
+        mask: bool, True = may attend, broadcastable to (B, H, Q, K); or a float mask to add to the scores; or a
+            `minihf.fast.packed.Packing`. None: no restriction beyond `causal`.
         causal: without a mask, the i-th last query sees all but the last i keys. With a mask, the mask alone decides.
         dropout: the probability with which a weight is dropped (0 outside training).
         bias: float, broadcastable to (B, H, Q, K), added to the scores: T5's relative positions.
         scale: what the products are multiplied with; None is 1 / sqrt(D).
-        impl: "eager" or "sdpa".
+        impl: "eager" or "sdpa"; "packed" is "sdpa" wherever no `Packing` is the mask.
 
     Returns:
         The context (B, H, Q, D), and the weights (B, H, Q, K) where `impl` forms them ("eager"), else None.
     """
+    if mask is not None and not isinstance(mask, Tensor):  # a `Packing`, which keeps the texts of one long row apart
+        scale = q.size(3) ** -0.5 if scale is None else scale
+        return mask.attend(q, k, v, dropout=dropout, scale=scale, impl=impl)
     queries, keys = q.size(2), k.size(2)
     # SDPA's own causal flag aligns the triangle at the top left: right only for as many queries as keys.
     if causal and mask is None and queries > 1 and (queries != keys or impl == "eager"):
         mask = lower_triangle(queries, keys, device=q.device)
     if scale is None:
         scale = q.size(3) ** -0.5
+    shared = q.size(1) // k.size(1)
+    if shared > 1 and (impl == "eager" or mask is not None or bias is not None):  # else the fused kernel sees to it
+        if queries == 1 and bias is None and (mask is None or mask.size(1) == 1):
+            return attend_as_rows(q, k, v, mask, shared, dropout=dropout, scale=scale, impl=impl)
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     if impl == "eager":
         return eager_attention(q, k, v, mask, dropout=dropout, bias=bias, scale=scale)
-    if impl == "sdpa":
+    if impl in ("sdpa", "packed"):
         causal = causal and mask is None and queries > 1
         return sdpa_attention(q, k, v, mask, causal=causal, dropout=dropout, bias=bias, scale=scale), None
-    raise ValueError(f"attention implementation {impl!r} is not known: choose one of {', '.join(IMPLEMENTATIONS)}")
+    known = ", ".join(ENCODER_IMPLEMENTATIONS)
+    raise ValueError(f"attention implementation {impl!r} is not known: choose one of {known}")
+
+
+def attend_as_rows(q, k, v, mask, shared, *, dropout, scale, impl) -> tuple[Tensor, Tensor | None]:
+    """One query a head: those that share a key are the rows of one head, so that no key is copied."""
+    rows = q.reshape(q.size(0), k.size(1), shared, q.size(3))  # (B, H, 1, D) -> (B, H / shared, shared, D)
+    x, weights = attend(rows, k, v, mask, dropout=dropout, scale=scale, impl=impl)
+    return x.reshape(q.shape), weights if weights is None else weights.reshape(*q.shape[:3], k.size(2))
 
 
 def eager_attention(q, k, v, mask, *, dropout, bias, scale) -> tuple[Tensor, Tensor]:
@@ -103,4 +120,7 @@ def sdpa_attention(q, k, v, mask, *, causal, dropout, bias, scale) -> Tensor:
             mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
         else:
             mask = bias + mask
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale)
+    shared = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=shared
+    )

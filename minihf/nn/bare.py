@@ -2,8 +2,9 @@
 
 To call a module, PyTorch looks for hooks, and finds each parameter and submodule through `__getattr__`. In a small
 model that reads one token at a time, this costs more than the mathematics. Here each module becomes an object whose
-call *is* its class's forward, and whose parameters are plain attributes. What is not ours to see through stays the
-module it is: one with a hook, with a forward put in its place, or of somebody else's class (an adapter, say).
+call *is* its class's forward, and whose parameters are plain attributes. Where nobody is listening, an activation may
+overwrite what it is given. What is not ours to see through stays the module it is: one with a hook, with a forward put
+in its place, or of somebody else's class (an adapter, say).
 
 The plain model is the oracle: both give the same numbers, bit for bit.
 """
@@ -13,8 +14,11 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook  # private, and the only way to know
 
+from minihf.nn.activations import in_place
+
 # Of PyTorch's modules, those whose forward reads its attributes and nothing else.
 TRANSPARENT = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Identity)
+CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 MACHINERY = vars(nn.Module()).keys() - {"training"}
 HOOKS = [name for name in MACHINERY if name.endswith("_hooks")]
 
@@ -41,6 +45,9 @@ def bare(module: Any, classes: dict[type, type] | None = None) -> Any:
     vars(twin).update(module._parameters)
     vars(twin).update(module._buffers)
     vars(twin).update((name, bare(child, classes)) for name, child in module._modules.items())
+    # By this name goes what is applied to the output of a linear layer, which only a hook could keep.
+    if "activation" in vars(twin) and not any(is_opaque(m) for m in module.modules() if type(m) not in CONTAINERS):
+        twin.activation = in_place(module.activation)
     return twin
 
 

@@ -15,11 +15,14 @@ class Cache:
     Attributes:
         layers: one `LayerCache` a layer.
         cross: layer -> (keys, values) of the encoder's output, (B, H, K, D): computed once, then only read.
+        counted: how many past tokens of each text have a position of their own, (B, 1), or 0 for none; kept by models
+            that give pad tokens none (RoBERTa).
     """
 
     def __init__(self):
         self.layers: list[LayerCache] = []
         self.cross: dict[int, tuple[Tensor, Tensor]] = {}
+        self.counted: Tensor | int = 0
 
     @property
     def length(self) -> int:
@@ -37,6 +40,8 @@ class Cache:
         for layer in self.layers:
             layer.reorder(rows)
         self.cross = {i: (k.index_select(0, rows), v.index_select(0, rows)) for i, (k, v) in self.cross.items()}
+        if isinstance(self.counted, Tensor):
+            self.counted = self.counted.index_select(0, rows)
 
 
 class LayerCache:

@@ -95,6 +95,25 @@ def span_loss(start: Tensor, end: Tensor, start_positions: Tensor | None, end_po
     return (losses[0] + losses[1]) / 2
 
 
+def replaced_token_loss(logits: Tensor, labels: Tensor | None, attention_mask: Tensor | None = None) -> Tensor | None:
+    """ELECTRA's: was each token replaced by another? A binary cross-entropy, averaged over the real tokens.
+
+    Args:
+        logits, labels: (B, T); labels are 1 where a token was replaced, 0 where not.
+        attention_mask: 1 = real, (B, T); None: all are.
+    """
+    if labels is None:
+        return None
+    if labels.shape != logits.shape:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected one for each token {tuple(logits.shape)}")
+    labels = labels.to(logits.device)
+    scored = labels != IGNORED
+    if attention_mask is not None:
+        scored = scored & (attention_mask.to(logits.device) == 1)
+    logits = upcast(logits)[scored]
+    return F.binary_cross_entropy_with_logits(logits, labels[scored].to(logits.dtype))
+
+
 def upcast(x: Tensor) -> Tensor:
     """To float32 from less; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

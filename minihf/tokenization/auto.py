@@ -77,7 +77,7 @@ class AutoTokenizer:
             options: where to look: `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`;
                 what is to be other than the files say: special tokens (`pad_token="<pad>"`), `model_max_length`,
                 `padding_side`, `truncation_side`, `model_input_names`, `clean_up_tokenization_spaces`,
-                `split_special_tokens`, `extra_special_tokens`, and the options of the family.
+                `split_special_tokens`, `chat_template`, `extra_special_tokens`, and the options of the family.
 
         Raises:
             FileNotFoundError: no such folder or repository, or no tokenizer in it.

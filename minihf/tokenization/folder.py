@@ -3,7 +3,8 @@
 `tokenizer.json` is taken as it stands, never rebuilt; only where there is none does a family build its engine from its
 vocabulary files. Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders of older releases
 tell part of that in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added
-tokens.
+tokens. Chat templates lie in files of their own, which come before what the config says: `chat_template.jinja` is the
+default, `additional_chat_templates/NAME.jinja` are others.
 """
 
 import json
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer as Engine
 
 from minihf.checkpoints.files import read_json, write_json
 from minihf.checkpoints.hub import CheckpointError, Source, shortened
+from minihf.tokenization.chat import named_templates
 from minihf.tokenization.engines import ENDS, PARTS, adjust
 from minihf.tokenization.vocabulary import EXTRA, SPECIAL_TOKENS
 
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
     from minihf.tokenization.tokenizer import Tokenizer
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+CHAT, CHATS = "chat_template.jinja", "additional_chat_templates"
 FACTS = (
     "model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces",
-    "split_special_tokens",
+    "split_special_tokens", "chat_template",
 )  # fmt: skip
 OPTIONS = (*FACTS, *SPECIAL_TOKENS, *EXTRA, *PARTS, *ENDS)
 # Keys that name a class, code, or places on the machine that wrote the file.
@@ -76,7 +79,7 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
 
 def read_settings(source: Source, options: dict[str, Any]) -> dict[str, Any]:
     """What the files beside the vocabulary say, with the options over it; tokens that have flags are AddedTokens."""
-    settings = _read(source, CONFIG)
+    settings = _read(source, CONFIG) | _read_chats(source)
     former = "added_tokens_decoder" not in settings
     if former:
         settings |= _read(source, "special_tokens_map.json")
@@ -109,10 +112,11 @@ def facts(tokenizer: "Tokenizer") -> dict[str, Any]:
     return {name: getattr(tokenizer, name) for name in (*FACTS, *roles)}
 
 
-def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, str]:
+def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, ...]:
     """`Tokenizer.save_pretrained`, which documents it."""
     engine = tokenizer.backend_tokenizer
     config = tokenizer.settings | facts(tokenizer)
+    chats = _chat_files(config.pop("chat_template"))
     if tokenizer.extra_special_tokens:
         config["additional_special_tokens"] = tokenizer.extra_special_tokens  # the name that every release reads
     # With these in the config, nobody reads a special_tokens_map.json left over from an earlier save.
@@ -123,8 +127,9 @@ def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, str]:
     with TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
         engine.save(os.path.join(aside, FILE))
         os.replace(os.path.join(aside, FILE), folder / FILE)
+        _save_chats(chats, folder, Path(aside))
     write_json(folder / CONFIG, config)
-    return str(folder / CONFIG), str(folder / FILE)
+    return tuple(str(folder / name) for name in (CONFIG, *chats, FILE))
 
 
 def _is_usual(tokenizer: "Tokenizer") -> bool:
@@ -152,6 +157,46 @@ def _built(cls: type["Tokenizer"], source: Source, settings: dict[str, Any]) -> 
         return cls.build(*cls.read(*map(str, paths)), settings)
     except Exception as error:  # the engine raises nothing more precise
         raise CheckpointError(f"{', '.join(map(str, paths))}: {error}") from error
+
+
+def _chat_files(templates: Any) -> dict[str, bytes]:
+    """File name -> chat template. ValueError for names that no file can have, and for text that is no Unicode."""
+    templates = named_templates(templates)
+    named = templates if isinstance(templates, dict) else {} if templates is None else {"default": templates}
+    if unfit := [name for name in named if not name or set(name) & set("/\\:\0")]:
+        raise ValueError(f"chat templates are saved under their names, and {unfit} are no names of files; rename them")
+    return {CHAT if name == "default" else f"{CHATS}/{name}.jinja": text.encode() for name, text in named.items()}
+
+
+def _save_chats(files: dict[str, bytes], folder: Path, aside: Path) -> None:
+    """Write these chat templates, and leave none of an earlier save behind."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (aside / CHAT).write_bytes(content)
+        os.replace(aside / CHAT, folder / name)
+    for path in (folder / CHAT, *(folder / CHATS).glob("*.jinja")):
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink(missing_ok=True)
+
+
+def _read_chats(source: Source) -> dict[str, Any]:
+    """`chat_template` as files of its own have it: one, or several by name."""
+    found = {"default": source.find(CHAT)}
+    place = Path(source.name, source.subfolder, CHATS)
+    if Path(source.name).is_dir():
+        others = sorted(path.name for path in place.glob("*.jinja"))
+    else:  # asking the hub for a list costs a request, which checkpoints without chats are spared
+        listed = map(Path, source.names() if found["default"] else [])
+        others = [path.name for path in listed if path.parent == Path(CHATS) and path.suffix == ".jinja"]
+    for name in others:
+        found[name.removesuffix(".jinja")] = source.find(f"{CHATS}/{name}")
+    try:
+        texts = {name: path.read_text("utf-8") for name, path in found.items() if path}
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{source}: a chat template is no text in UTF-8: {error}") from error
+    if texts.keys() == {"default"}:
+        return {"chat_template": texts["default"]}
+    return {"chat_template": texts} if texts else {}
 
 
 def _token(value: Any, special: bool = False) -> Any:

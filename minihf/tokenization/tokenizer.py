@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Engine
 
 from minihf.checkpoints.hub import CheckpointError, Source
 from minihf.tokenization import folder
+from minihf.tokenization.chat import apply_chat_template, get_chat_template, named_templates
 from minihf.tokenization.encoding import BatchEncoding, to_lists
 from minihf.tokenization.engines import encode, open_engine
 from minihf.tokenization.inputs import Row, to_rows
@@ -44,6 +45,7 @@ class Tokenizer(Vocabulary):
         split_special_tokens: read special tokens in a text as ordinary characters.
         extra_special_tokens, additional_special_tokens: further special tokens, under the new and the old name.
         added_tokens_decoder: id -> token, of tokens to add where the engine lacks them.
+        chat_template: the Jinja template that writes chats, or a dict of several by name: "default", "tool_use", ...
         name_or_path: where it was loaded from.
         settings: further keys of `tokenizer_config.json`, which are kept and written back.
         special_tokens: `bos_token`, `eos_token`, `unk_token`, `sep_token`, `pad_token`, `cls_token`, `mask_token`: each
@@ -72,6 +74,7 @@ class Tokenizer(Vocabulary):
         model_input_names: list[str] | None = None,
         clean_up_tokenization_spaces: bool | None = False,
         split_special_tokens: bool = False,
+        chat_template: str | dict[str, str] | list[dict[str, str]] | None = None,
         extra_special_tokens: Iterable[Token] | None = None,
         additional_special_tokens: Iterable[Token] | None = None,
         added_tokens_decoder: Mapping[int, AddedToken] | None = None,
@@ -91,6 +94,7 @@ class Tokenizer(Vocabulary):
         limit = NO_LIMIT if model_max_length is None else model_max_length
         self.model_input_names = list(model_input_names or type(self).model_input_names)
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
+        self.chat_template = named_templates(chat_template)
         self.name_or_path = str(name_or_path)
         self.settings = dict(settings or {})
         sides = {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
@@ -125,8 +129,11 @@ class Tokenizer(Vocabulary):
         """
         return folder.load(cls, *Source.split(name_or_path, options))
 
-    def save_pretrained(self, save_directory: str | Path) -> tuple[str, str]:
-        """Write `tokenizer_config.json` and `tokenizer.json`, for minihf and transformers alike; returns the paths."""
+    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
+        """Write `tokenizer_config.json`, `tokenizer.json` and chat templates, for minihf and transformers alike.
+
+        Returns the paths.
+        """
         return folder.save(self, Path(save_directory))
 
     def train_new_from_iterator(
@@ -254,6 +261,8 @@ class Tokenizer(Vocabulary):
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
     pad = pad
+    apply_chat_template = apply_chat_template
+    get_chat_template = get_chat_template
 
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None

@@ -17,7 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from minihf.checkpoints.files import CheckpointError
 from minihf.models import auto, bert, gpt2
-from minihf.models.auto import ARCHITECTURES, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from minihf.models.auto import (
+    ARCHITECTURES,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
 SIZES |= {"vocab_size": 37, "bos_token_id": 1, "eos_token_id": 2}
@@ -25,6 +31,8 @@ CONFIGS = {
     "bert": lambda **changes: bert.BertConfig(**{**SIZES, "intermediate_size": 20, **changes}),
     "gpt2": lambda **changes: gpt2.GPT2Config(**{**SIZES, **changes}),
 }
+for kind in ARCHITECTURES.keys() - CONFIGS.keys():
+    CONFIGS[kind] = lambda kind=kind, **changes: AutoConfig.for_model(kind, **{**SIZES, **changes})
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)
     for module, tasks in ARCHITECTURES.values()
@@ -32,7 +40,7 @@ CLASSES = {
     if task != "Config"
 }
 EVERY = pytest.mark.parametrize("name", CLASSES)
-BASES = {"bert": "BertModel", "gpt2": "GPT2Model"}
+BASES = {kind: tasks["Model"] for kind, (_, tasks) in ARCHITECTURES.items()}
 
 
 def family(name: str) -> str:

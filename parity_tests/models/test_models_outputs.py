@@ -27,19 +27,19 @@ def inputs_for(name: str, labels: bool) -> dict:
     inputs = {"input_ids": ids}
     one, many = torch.tensor([1, 0]), torch.randint(2, (2, 7))
     if labels:
-        inputs |= {
+        by_head = {
             "BertForPreTraining": {"labels": many, "next_sentence_label": one},
-            "BertForTokenClassification": {"labels": many},
-            "GPT2ForTokenClassification": {"labels": many},
-            "BertForMaskedLM": {"labels": many},
-            "BertLMHeadModel": {"labels": many},
-            "GPT2LMHeadModel": {"labels": many},
-            "BertForQuestionAnswering": {"start_positions": one, "end_positions": one},
-            "GPT2ForQuestionAnswering": {"start_positions": one, "end_positions": one},
-            "GPT2DoubleHeadsModel": {"labels": ids, "mc_labels": one},
-            "BertModel": {},
-            "GPT2Model": {},
-        }.get(name, {"labels": one})
+            "AlbertForPreTraining": {"labels": many, "sentence_order_label": one},
+            "ElectraForPreTraining": {"labels": many},
+            "ForTokenClassification": {"labels": many},
+            "ForMaskedLM": {"labels": many},
+            "LMHeadModel": {"labels": many},
+            "ForCausalLM": {"labels": many},
+            "ForQuestionAnswering": {"start_positions": one, "end_positions": one},
+            "DoubleHeadsModel": {"labels": ids, "mc_labels": one},
+            "Model": {},
+        }
+        inputs |= next((given for head, given in by_head.items() if name.endswith(head)), {"labels": one})
     return inputs
 
 
