@@ -174,10 +174,10 @@ def test_a_users_error_is_one_line_and_no_traceback(error, monkeypatch, capsys):
 
 FLOORS = (
     {"nn", "checkpoints"},
-    {"generation"},
+    {"generation", "fast"},
     {"models"},
     {"tokenization", "data", "adapters", "training"},
-    {"pipelines", "inspection", "fast"},
+    {"pipelines", "inspection"},
     {"cli", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -256,7 +256,8 @@ PLANTED = [
     ("nn/__init__.py", "from .. import models", "imports up, minihf.models"),
     ("models/a.py", "from minihf import AutoModel", "imports up, minihf.AutoModel"),
     ("models/a.py", "def f():\n    import minihf.cli", "imports up, minihf.cli"),
-    ("models/a.py", "import_module('minihf.fast')", "imports up, minihf.fast"),
+    ("models/a.py", "import_module('minihf.inspection')", "imports up, minihf.inspection"),
+    ("fast/a.py", "from minihf.models.base import Model", "imports up, minihf.models.base"),
     ("training/a.py", "from ..models.gpt2 import Block", "imports an architecture"),
     ("training/a.py", "from minihf.models import BertModel", "imports an architecture"),
     ("generation/a.py", "import minihf.models.base", "imports up, minihf.models.base"),

@@ -77,8 +77,8 @@ def test_padding_comes_back_as_zeros(model_type, name, task):
     batch = cast(make_batch(model, task, "left"), torch.float64)
     padding = batch["attention_mask"].flatten(0, -2) == 0
     out = model(**batch, output_hidden_states=True, output_attentions=True)
-    per_token = [x for key in PER_TOKEN if key in out for x in (out[key] if isinstance(out[key], tuple) else [out[key]])]
-    per_token = [x for x in per_token if x.shape[:2] == padding.shape]
+    per_token = [x for key in PER_TOKEN if key in out and key != "hidden_states" for x in [out[key]]]
+    per_token = [x for x in (*per_token, *out.hidden_states) if x.shape[:2] == padding.shape]
     assert len(per_token) > model.config.num_hidden_layers
     for x in per_token:
         assert not x[padding].any()

@@ -1,5 +1,6 @@
 """First values: every parameter of a fresh model has the spread, the zeros and the ones of the reference's."""
 
+import re
 from dataclasses import fields
 from importlib import import_module
 
@@ -48,7 +49,8 @@ def test_first_values_are_the_references(name, changes):
         if a.numel() > 2000:
             assert (a - a.mean()).div(a.std()).pow(4).mean() > 2.4, key  # of a normal distribution 3, of a uniform 1.8
             spreads.add(round(a.std().item() / changes.get("initializer_range", 0.02), 1))
-    assert spreads <= ({1.0, 0.4} if name.startswith("GPT2") else {1.0})  # 0.4: 1 / sqrt(2 * 3 layers)
+    # GPT-2's last layers have 1 / sqrt(2 * 3 layers) of it; GPT's Conv1D has 0.02, whatever the config says.
+    assert spreads <= {1.0, 0.4 if name.startswith("GPT2") else 0.1 if name.startswith("OpenAIGPT") else 1.0}
     assert (0.4 in spreads) == name.startswith("GPT2")
 
 
@@ -99,5 +101,7 @@ def test_dropout_is_the_configs(name):
         return {path: m.p for path, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
 
     a, b = dropouts(ours), dropouts(theirs)
+    # ALBERT's layers have one there that is never called.
+    b = {path: p for path, p in b.items() if not re.search(r"albert_layers\.\d+\.dropout$", path)}
     assert {path: p for path, p in a.items() if path in b} == a
     assert {path: p for path, p in b.items() if p not in (0, 0.0) and path not in a} == {}
