@@ -25,4 +25,4 @@ class Linear(nn.Linear):
 def from_the_left(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     columns = x.reshape(-1, x.shape[-1]).t()  # (..., in) -> (in, tokens)
     y = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)  # (out, tokens)
-    return y.t().reshape(*x.shape[:-1], -1)
+    return y.t().contiguous().view(*x.shape[:-1], len(weight))

@@ -82,7 +82,7 @@ def test_are_the_references(name, impl):
 def test_of_a_decoder_with_an_encoder(name, impl):
     changes = {"add_cross_attention": True} | ({"is_decoder": True} if name.startswith("Bert") else {})
     ours, theirs = pair(name, impl, **changes)
-    ids, encoder = ids_for(name), torch.randn(2, 4, 15, dtype=torch.float64)
+    ids, encoder = ids_for(name), torch.randn(2, 4, 20, dtype=torch.float64)
     seen = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     given = {"encoder_hidden_states": encoder, "encoder_attention_mask": seen}
     a, b = ours(ids, **given, **KINDS), theirs(ids, **given, **KINDS)
@@ -126,7 +126,7 @@ def test_each_kind_alone_and_as_the_config_says(name):
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "GPT2LMHeadModel"])
 def test_gradients_flow_through_what_is_recorded(name):
     ours, theirs = pair(name)
-    ids, towards = ids_for(name), torch.randn(2, 7, 15, dtype=torch.float64)
+    ids, towards = ids_for(name), torch.randn(2, 7, 20, dtype=torch.float64)
     grads = []
     for model in (ours, theirs):
         out = model(ids, **KINDS)

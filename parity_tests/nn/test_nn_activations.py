@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from minihf.nn.activations import ACTIVATIONS, gelu_tanh, gelu_tanh_by_hand
+from minihf.nn.activations import ACTIVATIONS, OVERWRITING, gelu_tanh, gelu_tanh_by_hand, in_place
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -36,3 +36,17 @@ def test_half_precision_stays_finite(name, dtype):
     y = ACTIVATIONS[name](x)
     assert y.dtype == dtype
     assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_in_place_gives_the_same_and_overwrites_in_inference_only(name):
+    x = torch.randn(501) * 4
+    given, plain = x.clone(), ACTIVATIONS[name](x)
+    learning = in_place(ACTIVATIONS[name])(given.requires_grad_())
+    assert torch.equal(given, x)
+    assert torch.equal(learning, plain)
+    with torch.no_grad():
+        inferred = in_place(ACTIVATIONS[name])(given)
+    assert torch.equal(inferred, plain)
+    if ACTIVATIONS[name] in OVERWRITING:
+        assert inferred.data_ptr() == given.data_ptr()

@@ -83,6 +83,21 @@ def test_a_hook_a_strange_class_and_a_put_in_forward_are_kept():
     assert len(heard) == 2
 
 
+@torch.no_grad()
+def test_activations_overwrite_only_what_nobody_hears():
+    model = make("bert", "BertModel", "Model")
+    ids, heard = torch.tensor([[5, 6, 7]]), []
+    layers = model.encoder["layer"]
+    layers[1].intermediate["dense"].register_forward_hook(lambda module, args, output: heard.append(output))
+    plain, wanted = model(ids)[0], heard.pop().clone()
+    light = bare(model)
+    assert torch.equal(light(ids)[0], plain)
+    assert torch.equal(heard.pop(), wanted)
+    for i, layer in enumerate(light.encoder["layer"]):
+        x = torch.randn(5)
+        assert (layer.activation(x).data_ptr() == x.data_ptr()) == (i != 1)
+
+
 def test_containers_and_layers_put_in_by_others_work():
     model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM")
     model.lm_head = nn.Sequential(nn.Linear(30, 16), nn.GELU(), nn.Linear(16, 59))
