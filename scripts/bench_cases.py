@@ -31,6 +31,8 @@ class Job:
     """The work that is timed."""
     show: Callable[[Any], Any] = lambda result: result
     """From what `run` returns to a tensor that must be equal on both sides; None where there is nothing to compare."""
+    before: Callable[[], Any] | None = None
+    """A part of the work whose time is taken off: the reading of the prompt, where a token's time is asked for."""
     in_child: bool = False
     """The work happens in a process of its own, whose memory is the one to report."""
 
@@ -58,6 +60,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
     narrow, wide = ((2, 32, 2), (2, 64, 2)) if quick else ((4, 128, 4), (6, 384, 6))
     vocabularies = (96, 160) if quick else (2048, 50257)  # a toy's, and GPT-2's own
     small = partial(gpt2, 2, 32, 2, 96) if quick else partial(gpt2, 12, 768, 12, 50257)
+    llama_model = partial(llama, *((2, 32, 4, 2) if quick else (8, 512, 8, 4)))
     texts = 2 if quick else 16
     full = [128] * texts
     ragged = [round(128 * 0.8825**i) for i in range(texts)]  # many short texts and a few long ones, as texts are
@@ -99,6 +102,27 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
             )
             for vocabulary in vocabularies
             for shape, goal in ((narrow, 0.4), (wide, 0.65))
+        ]
+        + [
+            Row(
+                f"Llama, 8 layers, 512 wide, {texts} text{'s' if texts > 1 else ''}",
+                partial(greedy, new_tokens=8 if quick else 64, texts=texts),
+                llama_model,
+                units=8 if quick else 64,
+                unit="token",
+                goal=0.6,
+            )
+            for texts in (1, 8)
+        ]
+        + [
+            Row(
+                f"Llama, a token after {prompt}",
+                partial(greedy, new_tokens=5 if quick else 17, prompt=prompt, prompt_counts=False),
+                llama_model,
+                units=4 if quick else 16,
+                unit="token",
+            )
+            for prompt in ((8, 16) if quick else (64, 512, 2048))
         ],
     }
 
@@ -129,6 +153,23 @@ def gpt2(layers: int, width: int, heads: int, vocabulary: int) -> Any:
             n_embd=width,
             n_head=heads,
             vocab_size=vocabulary,
+            initializer_range=0.1,
+        )
+    )
+
+
+def llama(layers: int, width: int, heads: int, kv_heads: int) -> Any:
+    from minihf import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            num_hidden_layers=layers,
+            hidden_size=width,
+            intermediate_size=width * 43 // 16,  # as in the 7B model
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            vocab_size=2048,
+            max_position_embeddings=4096,
             initializer_range=0.1,
         )
     )
@@ -185,17 +226,20 @@ def encode(library: str, folder: Path, lengths: list[int]) -> Job:
     return Job(run, lambda hidden: hidden[mask.bool()])
 
 
-def greedy(library: str, folder: Path, new_tokens: int) -> Job:
-    """Batch 1, a prompt of 16 tokens, and no end token, so that both write as much."""
+def greedy(
+    library: str, folder: Path, new_tokens: int, texts: int = 1, prompt: int = 16, prompt_counts: bool = True
+) -> Job:
+    """No end token, so that both write as much. Without `prompt_counts` the first new token is not timed."""
     import torch
 
     model = import_module(library).AutoModelForCausalLM.from_pretrained(folder).eval()
     for config in (model.config, model.generation_config):
         if config is not None:
             config.eos_token_id = None
-    ids = torch.randint(model.config.vocab_size, (1, 16), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    return Job(lambda: model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False))
+    ids = torch.randint(model.config.vocab_size, (texts, prompt), generator=torch.Generator().manual_seed(1))
+    write = partial(model.generate, ids, attention_mask=torch.ones_like(ids), do_sample=False)
+    first = None if prompt_counts else partial(write, max_new_tokens=1)
+    return Job(partial(write, max_new_tokens=new_tokens), before=first)
 
 
 # The worker
@@ -245,11 +289,16 @@ def timed(job: Job, runs: int) -> float:
     time.sleep(0.05)  # until the threads of whoever worked last have gone to sleep
     spent = 0.0
     for _ in range(runs):
-        start = time.perf_counter()
-        result = job.run()
-        spent += time.perf_counter() - start
-        del result
+        spent += seconds_of(job.run) - (0.0 if job.before is None else seconds_of(job.before))
     return spent / runs
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    result = work()
+    spent = time.perf_counter() - start
+    del result
+    return spent
 
 
 def memory(job: Job) -> dict[str, int | None]:

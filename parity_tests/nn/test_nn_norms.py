@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from minihf.nn import norms
 from minihf.nn.norms import RMSNorm, rms_norm_by_hand
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -71,3 +72,19 @@ def test_a_row_of_zeros_is_finite():
     norm(x).sum().backward()
     assert torch.equal(norm(x), torch.zeros(2, 37))
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 3e4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_one_token_a_text_is_normed_in_fewer_calls_with_the_same_result(dtype, size, monkeypatch):
+    ours, theirs = make(dtype, eps=1e-6)
+    x = torch.randn(4, 1, 37, dtype=dtype) * size
+    taken, lean = [], norms.rms_norm_of_one
+    monkeypatch.setattr(norms, "rms_norm_of_one", lambda *args: taken.append(1) or lean(*args))
+    given = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), rms_norm_by_hand(x, ours.weight, ours.eps), rtol=1e-6, atol=1e-6)
+        ours(x.expand(4, 2, 37))
+    assert torch.equal(x, given)
+    ours(x).sum().backward()
+    assert taken == [1]
