@@ -60,7 +60,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
     narrow, wide = ((2, 32, 2), (2, 64, 2)) if quick else ((4, 128, 4), (6, 384, 6))
     vocabularies = (96, 160) if quick else (2048, 50257)  # a toy's, and GPT-2's own
     small = partial(gpt2, 2, 32, 2, 96) if quick else partial(gpt2, 12, 768, 12, 50257)
-    llama_model = partial(llama, *((2, 32, 4, 2) if quick else (8, 512, 8, 4)))
+    group = (2, 32, 4, 2) if quick else (8, 512, 8, 4)  # layers, width, heads, key-value heads
     texts = 2 if quick else 16
     full = [128] * texts
     ragged = [round(128 * 0.8825**i) for i in range(texts)]  # many short texts and a few long ones, as texts are
@@ -105,9 +105,9 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
         ]
         + [
             Row(
-                f"Llama, 8 layers, 512 wide, {texts} text{'s' if texts > 1 else ''}",
+                f"Llama, {group[0]} layers, {group[1]} wide, {texts} text{'s' if texts > 1 else ''}",
                 partial(greedy, new_tokens=8 if quick else 64, texts=texts),
-                llama_model,
+                partial(llama, *group),
                 units=8 if quick else 64,
                 unit="token",
                 goal=0.6,
@@ -118,7 +118,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
             Row(
                 f"Llama, a token after {prompt}",
                 partial(greedy, new_tokens=5 if quick else 17, prompt=prompt, prompt_counts=False),
-                llama_model,
+                partial(llama, *group),
                 units=4 if quick else 16,
                 unit="token",
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -31,6 +32,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("load", "GPT-2 small, and a forward of 8 tokens"),
         ("encode", "MiniLM-sized: 2 ragged texts"),
         ("generate", "2 layers, 32 wide, vocabulary 96"),
+        ("generate", "Llama, 2 layers, 32 wide, 8 texts"),
     ],
 )
 def test_the_report_of_a_row_has_every_figure(case, row):
@@ -144,3 +146,20 @@ def test_what_a_worker_died_of_is_told(tmp_path):
 def test_names_of_rows_are_unique(quick):
     for rows in bench_cases.cases(quick).values():
         assert len({row.name for row in rows}) == len(rows)
+
+
+def test_what_comes_before_is_done_as_often_and_taken_off(monkeypatch):
+    clock, done = iter([0.0, 7.0, 10.0, 12.0, 20.0, 29.0, 40.0, 41.0]), []
+    monkeypatch.setattr(bench_cases.time, "perf_counter", lambda: next(clock))
+    job = bench_cases.Job(lambda: done.append("whole"), before=lambda: done.append("before"))
+    assert bench_cases.timed(job, 2) == ((7 - 2) + (9 - 1)) / 2
+    assert done == ["whole", "before"] * 2
+
+
+def test_a_token_after_a_prompt_is_timed_without_the_prompt(tmp_path):
+    row = next(row for row in bench_cases.cases(quick=True)["generate"] if row.name == "Llama, a token after 8")
+    row.checkpoint().save_pretrained(tmp_path)
+    for library in ("minihf", "transformers"):
+        job = row.prepare(library, tmp_path)
+        assert job.run().shape == (1, 8 + 1 + row.units)
+        assert torch.equal(job.before(), job.run()[:, : 8 + 1])
