@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from minihf.inspection.batches import cast, make_batch
-from minihf.inspection.families import FAMILIES
+from minihf.inspection.families import ENCODERS, FAMILIES
 from minihf.inspection.half import half_precision_errors
 from minihf.inspection.pairs import assert_parity, heads_of, make_pair
 
@@ -59,3 +59,39 @@ def test_greedy_generation_on_the_gpu_equals_the_cpu():
     ids = make_batch(ours, "Model", "full")["input_ids"]
     cpu = ours.generate(ids, max_new_tokens=9)
     assert torch.equal(cpu, ours.cuda().generate(ids.cuda(), max_new_tokens=9).cpu())
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_a_packed_encoder_gives_real_tokens_the_same(model_type):
+    (name,) = (name for name, task in heads_of(model_type).items() if task == "Model")
+    model = make_pair(model_type, name).ours.double().cuda()
+    batch = cast(make_batch(model, "Model", "right"), torch.float64, "cuda")
+    real = batch["attention_mask"].bool()
+    padded, packed = (run_with(model, impl, batch) for impl in ("sdpa", "packed"))
+    torch.testing.assert_close(packed[0][real], padded[0][real], rtol=0, atol=1e-10)
+    assert not packed[0][~real].any()
+    for a, b in zip(packed[1], padded[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def run_with(model, impl, batch):
+    """The last hidden state, and the gradients of its real tokens."""
+    model.set_attn_implementation(impl)
+    model.zero_grad()
+    x = model(**batch).last_hidden_state
+    weights = torch.linspace(-1, 1, x.numel(), device=x.device, dtype=x.dtype).view(x.shape)
+    (x * weights * batch["attention_mask"][..., None]).sum().backward()
+    return x.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_packed_texts_go_through_one_fused_kernel():
+    from minihf import BertConfig, BertModel
+
+    model = BertModel(BertConfig(hidden_size=128, num_attention_heads=2, num_hidden_layers=2)).cuda().bfloat16().eval()
+    model.set_attn_implementation("packed")
+    batch = cast(make_batch(model, "Model", "right"), torch.bfloat16, "cuda")
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        model(**batch)
+    calls = {event.key: event.count for event in profiler.key_averages() if "_attention_forward" in event.key}
+    assert calls, "no fused kernel ran"
+    assert set(calls.values()) == {2}, calls  # one a layer, not one a text

@@ -10,8 +10,11 @@ one behind the other in a single row without padding:
 Embeddings, linear layers, norms and activations look at one token at a time: they cannot tell. Attention can, so there,
 and only there, the texts are taken apart again. `Packing` stands in the place of the mask and knows where each text is.
 
-The padded path is the oracle: real tokens get the same numbers. Padded places, which nobody should look at, come back
-as zeros. Where nothing is padded, or the caller brings a ready 4-D mask, the model runs as with "sdpa".
+The padded path is the oracle: real tokens get the same numbers, in inference and in training. Padded places come back
+as zeros. So whoever reads a padded place reads a zero. Question answering does: its loss is a softmax over all places,
+those of padding included, and so it differs. A head that reads the first token refuses texts padded on the left.
+
+Where nothing is padded, or the caller brings a 4-D mask that is more than padding, the model runs as with "sdpa".
 
 The idea is that of "Effective Transformer" (ByteDance, 2020) and of the unpadding in FlashAttention's BERT.
 """
@@ -20,6 +23,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +47,6 @@ class Packing:
         self.real = real
         self.places = real.flatten().nonzero().squeeze(1)  # (tokens,), of each token in B * T
         self.lengths = real.sum(1).tolist()
-        self.windows = list(windows(self.lengths))
 
     def pack(self, x: Tensor) -> Tensor:
         """(B or 1, T, ...) -> (1, tokens, ...)"""
@@ -59,26 +62,47 @@ class Packing:
         self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str
     ) -> tuple[Tensor, Tensor | None]:
         """Each text to itself: (1, H, tokens, D) -> (1, H, tokens, D), and the weights (B, H, T, T) if "eager"."""
-        if impl == "eager":
-            return self.attend_padded(q, k, v, dropout=dropout, scale=scale)
-        if q.is_cuda:
+        if impl != "eager" and q.device.type == "cpu":
+            return self.attend_one_by_one(q, k, v, dropout=dropout, scale=scale), None
+        if impl != "eager" and q.device.type == "cuda":
             return self.attend_nested(q, k, v, dropout=dropout, scale=scale), None
+        return self.attend_padded(q, k, v, dropout=dropout, scale=scale)
+
+    def attend_one_by_one(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float) -> Tensor:
         contexts = [v[:, :, :0].transpose(1, 2)]  # of no text at all
-        for start, length, first, width, hidden in self.windows:
+        for start, length, first, width, mask in self.windows:
             text = q.narrow(2, start, length), k.narrow(2, first, width), v.narrow(2, first, width)
-            mask = hidden if hidden is None else hidden.to(q.dtype)
+            mask = mask if mask is None else mask.to(q.dtype)
             context = F.scaled_dot_product_attention(*text, mask, dropout_p=dropout, scale=scale)
             contexts.append(context.transpose(1, 2))
         # Heads and channels of a token lie side by side, as `merge_heads` wants them: one copy, not two.
-        return torch.cat(contexts, dim=1).transpose(1, 2), None
+        return torch.cat(contexts, dim=1).transpose(1, 2)
+
+    @cached_property
+    def windows(self) -> list[tuple[int, int, int, int, Tensor | None]]:
+        """Of each text, where its queries start and how many they are; the same of its keys; a mask of these, or None.
+
+        The CPU's kernel works on 16 keys at a time and is slow with the rest: 47 keys take twice as long as 48. So a
+        text looks at a few of its neighbours' keys as well, up to a multiple of 16, and a mask hides them.
+        """
+        total, start, windows = sum(self.lengths), 0, []
+        for length in filter(None, self.lengths):
+            width = min(-(-length // WIDTH) * WIDTH, total)
+            first = min(start, total - width)  # the last texts have their neighbours on the left
+            mask = None
+            if width > length:
+                mask = torch.full((1, 1, 1, width), torch.finfo(torch.float32).min)  # added to the scores
+                mask[..., start - first : start - first + length] = 0
+            windows.append((start, length, first, width, mask))
+            start += length
+        return windows
 
     def attend_nested(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float) -> Tensor:
         """All texts in one kernel: SDPA's path for texts of many lengths, "nested" tensors of jagged layout."""
         # Text i stands at offsets[i] to offsets[i + 1].
         offsets = torch.tensor([0, *self.lengths], device=q.device).cumsum(0)
         q, k, v = (
-            torch.nested.nested_tensor_from_jagged(x[0].transpose(0, 1).contiguous(), offsets)
-            for x in (q, k, v)
+            torch.nested.nested_tensor_from_jagged(x[0].transpose(0, 1).contiguous(), offsets) for x in (q, k, v)
         )  # (B, any, H, D)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
@@ -87,29 +111,11 @@ class Packing:
     def attend_padded(
         self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float
     ) -> tuple[Tensor, Tensor]:
-        """For those who want to see the weights."""
+        """For those who want to see the weights, and for devices that have no kernel for it."""
         q, k, v = (self.unpack(x.transpose(1, 2)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, D)
         queries, keys = self.real[:, None, :, None], self.real[:, None, None, :]
         context, weights = eager_attention(q, k, v, keys, dropout=dropout, bias=None, scale=scale)
         return self.pack(context.transpose(1, 2)).transpose(1, 2), weights * queries
-
-
-def windows(lengths: list[int]) -> Iterator[tuple[int, int, int, int, Tensor | None]]:
-    """Of each text, where its queries start, how many they are; the same of the keys, and a mask of them; None: all.
-
-    The CPU's kernel works on 16 keys at a time and is slow with the rest: 47 keys take twice as long as 48. So a text
-    looks at a few of its neighbours' keys as well, up to a multiple of 16, and a mask hides them.
-    """
-    total, start = sum(lengths), 0
-    for length in filter(None, lengths):
-        width = min(-(-length // WIDTH) * WIDTH, total)
-        first = min(start, total - width)  # the last texts have their neighbours on the left
-        mask = None
-        if width > length:
-            mask = torch.full((1, 1, 1, width), torch.finfo(torch.float32).min)  # added to the scores
-            mask[..., start - first : start - first + length] = 0
-        yield start, length, first, width, mask
-        start += length
 
 
 def pack(mask: Tensor | None, *inputs: Tensor) -> tuple:
@@ -117,9 +123,10 @@ def pack(mask: Tensor | None, *inputs: Tensor) -> tuple:
 
     They come back as they are where nothing is padded, or where the mask is more than padding.
     """
-    if mask is None or mask.dtype != torch.bool or mask.shape[1:3] != (1, 1):
+    real = padding_of(mask)
+    if real is None:
         return mask, *inputs
-    packing = Packing(mask[:, 0, 0].expand(len(inputs[0]), -1))
+    packing = Packing(real.expand(len(inputs[0]), -1))
     return packing, *(packing.pack(x) for x in inputs)
 
 
@@ -128,39 +135,63 @@ def unpack(x: Tensor, mask: "Tensor | Packing | None") -> Tensor:
     return mask.unpack(x) if isinstance(mask, Packing) else x
 
 
+def padding_of(mask: Tensor | None) -> Tensor | None:
+    """The real tokens, bool (B or 1, T), of a mask that says no more: (B, T), or 0/1 (B or 1, 1, 1, T). Else None."""
+    if isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1:3] == (1, 1) and not mask.is_floating_point():
+        mask = mask[:, 0, 0]
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.all() else None
+
+
 @contextmanager
 def packed_call(model: nn.Module, args: tuple, kwargs: dict) -> Iterator[Callable]:
     """What to call with these arguments, inside, in place of the model.
 
     In inference a large batch goes through the `bare` model. One sentence is done before that is made.
+
+    Raises:
+        ValueError: the model has one answer for a text, read from its first place, and that is padding.
     """
-    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    with packed_heads(model, arguments.get("attention_mask")):
-        ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
-        tokens = ids if embeds is None else embeds[..., 0]
-        large = isinstance(tokens, Tensor) and tokens.numel() >= LARGE
-        learning = model.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    try:
+        arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError:  # which the call will tell better
+        yield model
+        return
+    mask = arguments.get("attention_mask")
+    if not model.token_heads and model.base_model is not model and isinstance(mask, Tensor) and mask.dim() < 4:
+        rows = mask.flatten(0, -2).bool()  # those of several choices one behind the other
+        if (~rows[:, 0] & rows.any(1)).any():
+            raise ValueError(
+                f"{type(model).__name__} reads the first token of a text, and packed there is none where a text is "
+                'padded on the left: pad on the right (tokenizer.padding_side = "right"), or choose "sdpa"'
+            )
+    ids, embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
+    tokens = ids if embeds is None else embeds[..., 0]
+    large = isinstance(tokens, Tensor) and tokens.numel() >= LARGE
+    learning = model.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    with packed_heads(model, padding_of(mask)):
         yield bare(model) if large and not learning else model
 
 
 @contextmanager
-def packed_heads(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
-    """While a model is called with that mask, the `token_heads` of its head see real tokens only, too."""
-    if not model.token_heads or not isinstance(mask, Tensor) or mask.dim() != 2 or mask.all():
+def packed_heads(model: nn.Module, real: Tensor | None) -> Iterator[None]:
+    """While a model is called with that padding, from the first to the last of its `token_heads` all is packed."""
+    if not model.token_heads or real is None:
         yield
         return
-    packing = Packing(mask.bool())
     caller = threading.get_ident()  # another thread's calls of the same model have a batch of their own
+    packings = []
 
     def enter(module, args):
-        return packing.pack(args[0]) if threading.get_ident() == caller else None
+        if threading.get_ident() == caller:
+            packings.append(Packing(real.expand(len(args[0]), -1)))
+            return packings[-1].pack(args[0])
 
     def leave(module, args, output):
-        return packing.unpack(output) if threading.get_ident() == caller else None
+        return packings.pop().unpack(output) if threading.get_ident() == caller else None
 
-    heads = [model.get_submodule(path) for path in model.token_heads]
-    handles = [head.register_forward_pre_hook(enter) for head in heads]
-    handles += [head.register_forward_hook(leave) for head in heads]
+    first, *_, last = (model.get_submodule(path) for path in (*model.token_heads[:1], *model.token_heads))
+    # Whoever listens besides sees what comes in before it is packed, and what goes out when it is unpacked.
+    handles = first.register_forward_pre_hook(enter), last.register_forward_hook(leave, prepend=True)
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minihf.fast.packed import pack, unpack
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_choices, check_length, flatten_choices
+from minihf.models.inputs import check_batch, check_choices, check_length, check_span_labels, flatten_choices
 from minihf.models.outputs import (
     BaseModelOutputWithPooling,
     MaskedLMOutput,
@@ -347,8 +347,7 @@ class AlbertForQuestionAnswering(AlbertPreTrainedModel):
 
     def __init__(self, config: AlbertConfig):
         super().__init__(config)
-        if config.num_labels != 2:
-            raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
+        check_span_labels(config.num_labels)
         self.albert = AlbertModel(config, add_pooling_layer=False)
         self.qa_outputs = Linear(config.hidden_size, config.num_labels)
         self.post_init()

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from minihf.fast.packed import pack, unpack
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_choices, check_length, flatten_choices, last_tokens
+from minihf.models.inputs import (
+    check_batch,
+    check_choices,
+    check_length,
+    check_span_labels,
+    flatten_choices,
+    last_tokens,
+)
 from minihf.models.outputs import (
     BaseModelOutputWithPooling,
     CausalLMOutput,
@@ -496,8 +503,7 @@ class BertForQuestionAnswering(BertPreTrainedModel):
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
-        if config.num_labels != 2:
-            raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
+        check_span_labels(config.num_labels)
         self.bert = BertModel(config, add_pooling_layer=False)
         self.qa_outputs = Linear(config.hidden_size, config.num_labels)
         self.post_init()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minihf.fast.packed import pack, unpack
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_choices, check_length, flatten_choices
+from minihf.models.inputs import check_batch, check_choices, check_length, check_span_labels, flatten_choices
 from minihf.models.outputs import (
     BaseModelOutput,
     MaskedLMOutput,
@@ -210,7 +210,7 @@ class DistilBertForMaskedLM(DistilBertPreTrainedModel):
 
     tied: ClassVar = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
     output_embeddings = "vocab_projector"
-    token_heads = ("vocab_transform", "vocab_layer_norm", "vocab_projector")
+    token_heads = ("vocab_transform", "vocab_projector")
 
     def __init__(self, config: DistilBertConfig):
         super().__init__(config)
@@ -260,8 +260,7 @@ class DistilBertForQuestionAnswering(DistilBertPreTrainedModel):
 
     def __init__(self, config: DistilBertConfig):
         super().__init__(config)
-        if config.num_labels != 2:
-            raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
+        check_span_labels(config.num_labels)
         self.distilbert = DistilBertModel(config)
         self.qa_outputs = Linear(config.dim, config.num_labels)
         self.dropout = Dropout(config.qa_dropout)
@@ -314,9 +313,9 @@ class DistilBertForMultipleChoice(DistilBertPreTrainedModel):
     ) -> MultipleChoiceOutput:
         """labels: (B,), the number of the right choice. position_ids: as the ids, or (B * choices, T), or (1, T)."""
         choices = check_choices(input_ids, inputs_embeds)
-        if position_ids is not None:
-            position_ids = position_ids.flatten(0, -2)  # the reference takes them flat only
-        x = self.distilbert(*flatten_choices(input_ids, attention_mask, inputs_embeds), position_ids).last_hidden_state
+        x = self.distilbert(
+            *flatten_choices(input_ids, attention_mask, inputs_embeds, position_ids)
+        ).last_hidden_state
         x = F.relu(self.pre_classifier(x[:, 0]))  # (B * choices, T, C) -> (B * choices, C)
         logits = self.classifier(self.dropout(x)).view(-1, choices)  # (B * choices, 1) -> (B, choices)
         return MultipleChoiceOutput(cross_entropy(logits, labels), logits)

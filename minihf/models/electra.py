@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from minihf.fast.packed import pack, unpack
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_choices, check_length, flatten_choices, last_tokens
+from minihf.models.inputs import (
+    check_batch,
+    check_choices,
+    check_length,
+    check_span_labels,
+    flatten_choices,
+    last_tokens,
+)
 from minihf.models.outputs import (
     BaseModelOutput,
     CausalLMOutput,
@@ -393,6 +400,7 @@ class ElectraForCausalLM(ElectraPreTrainedModel):
 
     tied = ElectraForMaskedLM.tied
     output_embeddings = "generator_lm_head"
+    token_heads = ElectraForMaskedLM.token_heads
     can_generate = True
 
     def __init__(self, config: ElectraConfig):
@@ -496,8 +504,7 @@ class ElectraForQuestionAnswering(ElectraPreTrainedModel):
 
     def __init__(self, config: ElectraConfig):
         super().__init__(config)
-        if config.num_labels != 2:
-            raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
+        check_span_labels(config.num_labels)
         self.electra = ElectraModel(config)
         self.qa_outputs = Linear(config.hidden_size, config.num_labels)
         self.post_init()

@@ -40,9 +40,17 @@ def check_length(tokens: int, limit: int) -> None:
         )
 
 
+def check_span_labels(num_labels: int) -> None:
+    """A question answering head has two logits a token."""
+    if num_labels != 2:
+        raise ValueError(
+            f"num_labels={num_labels}: a question answering head has 2, begin and end. Load it with num_labels=2"
+        )
+
+
 def flatten_choices(*inputs: Tensor | None) -> list[Tensor | None]:
-    """(B, choices, …) -> (B * choices, …): the choices become texts of their own."""
-    return [x if x is None else x.flatten(0, 1) for x in inputs]
+    """(B, choices, …) -> (B * choices, …): the choices become texts of their own. What is (…, T) already stays."""
+    return [x if x is None or x.dim() < 3 else x.flatten(0, 1) for x in inputs]
 
 
 def last_tokens(x: Tensor, logits_to_keep: int | Tensor) -> Tensor:

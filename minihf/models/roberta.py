@@ -24,7 +24,14 @@ from minihf.fast.packed import pack, unpack
 from minihf.models.architectures import class_for
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_choices, check_length, flatten_choices, last_tokens
+from minihf.models.inputs import (
+    check_batch,
+    check_choices,
+    check_length,
+    check_span_labels,
+    flatten_choices,
+    last_tokens,
+)
 from minihf.models.outputs import (
     BaseModelOutputWithPooling,
     CausalLMOutput,
@@ -308,12 +315,13 @@ class RobertaModel(RobertaPreTrainedModel):
         use_cache = config.is_decoder and (config.use_cache if use_cache is None else use_cache)
         cache = Cache() if use_cache and past_key_values is None else past_key_values
         past = cache.length if cache is not None else 0
-        check_length(past + T, self.position_limit)
 
         words = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         # Embeddings do not say which of them are padding; any other id stands for them.
         ids = torch.full((B, T), pad + 1, device=words.device) if input_ids is None else input_ids
         counted = cache.counted if cache is not None else 0
+        if position_ids is None and past + T > self.position_limit:  # padding needs no positions
+            check_length(int((counted + (ids != pad).sum(-1, keepdim=True)).max()), self.position_limit)
         if position_ids is None:
             position_ids = positions_from_ids(ids, pad, counted)
         if cache is not None:
@@ -349,6 +357,7 @@ class RobertaForCausalLM(RobertaPreTrainedModel):
         "lm_head.decoder.bias": "lm_head.bias",
     }
     output_embeddings = "lm_head.decoder"
+    token_heads = ("lm_head",)
     can_generate = True
 
     def __init__(self, config: RobertaConfig):
@@ -479,8 +488,7 @@ class RobertaForQuestionAnswering(RobertaPreTrainedModel):
 
     def __init__(self, config: RobertaConfig):
         super().__init__(config)
-        if config.num_labels != 2:
-            raise ValueError(f"num_labels={config.num_labels}: a question answering head has 2, begin and end")
+        check_span_labels(config.num_labels)
         self.roberta = class_for(config.model_type, "Model")(config, add_pooling_layer=False)
         self.qa_outputs = Linear(config.hidden_size, config.num_labels)
         self.post_init()

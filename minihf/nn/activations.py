@@ -28,6 +28,14 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def relu_squared(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+def identity(x: Tensor) -> Tensor:
+    return x
+
+
 def in_place(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The activation, which in inference overwrites what it is given rather than to fill new memory.
 
@@ -50,7 +58,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": F.relu,
-    "relu2": lambda x: F.relu(x).square(),
+    "relu2": relu_squared,
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,
     "silu": F.silu,
@@ -58,7 +66,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": F.mish,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
-    "linear": lambda x: x,
+    "linear": identity,
 }
 OVERWRITING: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
     F.gelu: torch.ops.aten.gelu_,

@@ -45,8 +45,10 @@ def bare(module: Any, classes: dict[type, type] | None = None) -> Any:
     vars(twin).update(module._parameters)
     vars(twin).update(module._buffers)
     vars(twin).update((name, bare(child, classes)) for name, child in module._modules.items())
-    # By this name goes what is applied to the output of a linear layer, which only a hook could keep.
-    if "activation" in vars(twin) and not any(is_opaque(m) for m in module.modules() if type(m) not in CONTAINERS):
+    # By this name goes what is applied to the output of a linear layer, which only a hook could keep. (An identity in
+    # its place, somebody's experiment, gives what is not its own.)
+    inside = (m for m in module.modules() if type(m) not in CONTAINERS)
+    if "activation" in vars(twin) and not any(is_opaque(m) or type(m) is nn.Identity for m in inside):
         twin.activation = in_place(module.activation)
     return twin
 

@@ -4,7 +4,10 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, which outside training is not even called: a small model calls it more often than anything else."""
+    """`nn.Dropout`, which outside training is not even called, unless somebody listens.
+
+    A small model would call it more often than anything else.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
-        return super().__call__(x) if self.training else x
+        return super().__call__(x) if self.training or self._forward_hooks or self._forward_pre_hooks else x

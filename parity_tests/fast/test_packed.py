@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minihf import AutoModel, BertConfig, BertModel, GPT2Config
+from minihf.fast import packed
 from minihf.fast.packed import Packing, pack, unpack
 from minihf.inspection.batches import MASKS, cast, make_batch, other_inputs, randomise
 from minihf.inspection.compare import PER_TOKEN, compare, run
@@ -13,6 +14,8 @@ from minihf.inspection.families import ENCODERS
 from minihf.inspection.pairs import heads_of
 from minihf.models.architectures import class_for
 from minihf.nn.attention import attend
+from minihf.nn.bare import bare
+from minihf.nn.losses import span_loss
 
 HEADS = [
     (model_type, name, task)
@@ -74,7 +77,7 @@ def test_in_float32_and_in_training_mode_it_is_right_within_1e_5(model_type, nam
 @pytest.mark.parametrize("model_type, name, task", HEADS)
 def test_padding_comes_back_as_zeros(model_type, name, task):
     model = use(make(model_type, name, task), "packed")
-    batch = cast(make_batch(model, task, "left"), torch.float64)
+    batch = cast(make_batch(model, task, kinds(task)[-1]), torch.float64)
     padding = batch["attention_mask"].flatten(0, -2) == 0
     out = model(**batch, output_hidden_states=True, output_attentions=True)
     per_token = [x for key in PER_TOKEN if key in out and key != "hidden_states" for x in [out[key]]]
@@ -134,14 +137,16 @@ def test_a_ready_mask_is_more_than_padding_and_runs_as_with_sdpa():
     assert torch.equal(use(model, "packed")(**batch)[0], use(model, "sdpa")(**batch)[0])
 
 
-def test_a_ready_mask_that_is_padding_alone_is_packed():
-    model = make("bert", "BertModel", "Model")
-    batch = make_batch(model, "Model", "right")
-    real = batch["attention_mask"].bool()
-    batch["attention_mask"] = real[:, None, None]
-    out = use(model, "packed")(**batch)[0]
-    assert not out[~real].any()
-    torch.testing.assert_close(out[real], use(model, "sdpa")(**batch)[0][real], rtol=0, atol=1e-12)
+@pytest.mark.parametrize("name, task", [("BertModel", "Model"), ("BertForMaskedLM", "ForMaskedLM")])
+@pytest.mark.parametrize("rows", [3, 1])
+def test_a_ready_mask_that_is_padding_alone_is_packed(name, task, rows):
+    model = make("bert", name, task)
+    ids = make_batch(model, task, "full")["input_ids"]
+    real = make_batch(model, task, "right")["attention_mask"].bool()[:rows].expand(3, -1)
+    ready = real[:rows, None, None]
+    packed, padded = use(model, "packed")(ids, ready)[0], use(model, "sdpa")(ids, ready)[0]
+    assert not packed[~real].any()
+    torch.testing.assert_close(packed[real], padded[real], rtol=0, atol=1e-12)
 
 
 def test_a_text_of_padding_alone_changes_nobody_else():
@@ -217,7 +222,68 @@ def test_every_way_to_keep_texts_apart_gives_the_same(how):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
+def test_a_head_that_reads_the_first_token_refuses_padding_in_its_place():
+    for task in ("ForSequenceClassification", "ForMultipleChoice"):
+        name = f"Bert{task}"
+        model = use(make("bert", name, task), "packed")
+        batch = make_batch(model, task, "left")
+        with pytest.raises(ValueError, match=rf"{name} reads the first token.*padding_side = \"right\""):
+            model(**batch)
+        for row in batch["attention_mask"].view(-1, 11):
+            row[:] = row.flip(0)
+        model(**batch)
+        batch["attention_mask"][1] = 0  # a text of padding alone has no first token to miss
+        model(**batch)
+
+
+def test_the_loss_of_question_answering_counts_padding_as_zeros():
+    """Its softmax is over all places. Where the padded path has some number at padding, there is a zero."""
+    model = make("bert", "BertForQuestionAnswering", "ForQuestionAnswering")
+    batch = make_batch(model, "ForQuestionAnswering", "right")
+    real = batch["attention_mask"].bool()
+    begin, end = batch["start_positions"], batch["end_positions"]
+    theirs, ours = use(model, "sdpa")(**batch), use(model, "packed")(**batch)
+    zeroed = (x.masked_fill(~real, 0) for x in (theirs.start_logits, theirs.end_logits))
+    torch.testing.assert_close(ours.loss, span_loss(*zeroed, begin, end), rtol=0, atol=1e-12)
+    assert (ours.loss - theirs.loss).abs() > 1e-3
+
+
+def test_who_listens_to_a_head_sees_padded_tensors():
+    model = use(make("bert", "BertForTokenClassification", "ForTokenClassification"), "packed")
+    seen = []
+    model.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:2]))
+    model.classifier.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2]))
+    model(**make_batch(model, "ForTokenClassification", "right"))
+    assert seen == [(3, 11), (3, 11)]
+
+
+def test_in_inference_a_large_batch_gives_the_same_through_the_bare_model(monkeypatch):
+    monkeypatch.setattr(packed, "LARGE", 1)
+    for model_type, name, task in HEADS:
+        model = make(model_type, name, task)
+        batch = cast(make_batch(model, task, kinds(task)[-1]), torch.float64)
+        expected = use(model, "packed")(**batch)
+        made = []
+        monkeypatch.setattr(packed, "bare", lambda model: made.append(bare(model)) or made[-1])  # noqa: B023
+        with torch.no_grad():
+            found = model(**batch)
+        assert type(made[0]) is not type(model)
+        for key, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found[key], value, rtol=0, atol=1e-12)
+
+
+def test_a_strange_argument_is_told_as_ever():
+    model = use(make("bert", "BertModel", "Model"), "packed")
+    with pytest.raises(TypeError, match=r"BertModel.forward\(\) got an unexpected keyword argument 'foo'"):
+        model(torch.ones(1, 3, dtype=torch.long), foo=1)
+
+
 def test_who_cannot_pack_says_so():
+    config = BertConfig(attn_implementation="packed", num_hidden_layers=0)
+    config.is_decoder = True
+    with pytest.raises(ValueError, match="for encoders"):
+        BertModel(config)
     with pytest.raises(ValueError, match="GPT2Config: choose one of sdpa, eager"):
         GPT2Config(attn_implementation="packed")
     with pytest.raises(ValueError, match="for encoders"):

@@ -28,3 +28,34 @@ def test_gpt2_summarises_each_choice_where_the_reference_takes_the_first_choice_
         x = model.transformer(ids.flatten(0, 1)).last_hidden_state.view(3, 2, 7, 12)
         expected = model.multiple_choice_head.summary(x[:, :, token]).squeeze(-1)
         torch.testing.assert_close(model(ids).mc_logits, expected)
+
+
+def test_roberta_writes_on_with_the_positions_of_its_forward_where_the_reference_counts_them_from_zero():
+    pair = make_pair("roberta", "RobertaForCausalLM", seed=5)
+    ids = torch.randint(3, 40, (12, 5), generator=torch.Generator().manual_seed(0))
+
+    def by_hand(model, first):
+        text = ids
+        for _ in range(6):
+            positions = first + torch.arange(text.shape[1])[None]
+            logits = model(text, position_ids=positions, use_cache=False).logits[:, -1]
+            text = torch.cat([text, logits.argmax(-1, keepdim=True)], dim=1)
+        return text
+
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+    with torch.no_grad():
+        ours, theirs = (model.generate(ids, **options) for model in (pair.ours, pair.theirs))
+        first = pair.ours.config.pad_token_id + 1
+        assert torch.equal(ours, by_hand(pair.theirs, first))
+        assert torch.equal(theirs, by_hand(pair.theirs, 0))
+    assert not torch.equal(ours, theirs)
+
+
+def test_choices_positions_may_come_flat_as_in_the_reference_or_as_the_ids():
+    for model_type, name in (("bert", "BertForMultipleChoice"), ("distilbert", "DistilBertForMultipleChoice")):
+        pair = make_pair(model_type, name)
+        ids = torch.randint(3, 40, (3, 2, 7))
+        positions = torch.arange(7).flip(0).expand(3, 2, 7)
+        expected = pair.theirs(input_ids=ids, position_ids=positions.flatten(0, 1)).logits
+        for given in (positions, positions.flatten(0, 1), positions[0, :1]):
+            torch.testing.assert_close(pair.ours(ids, position_ids=given).logits, expected)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 import minihf
 from minihf import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, Cache, RobertaConfig
 from minihf.inspection.batches import randomise
+from minihf.inspection.compare import KeepDouble
 from minihf.inspection.pairs import chunked, heads_of, make_pair
 from minihf.models.architectures import class_for
 from minihf.models.camembert import CamembertConfig
@@ -106,6 +107,22 @@ def test_a_text_longer_than_the_positions_is_told(kind):
     for given in ({"input_ids": torch.full((1, 13), 5)}, {"inputs_embeds": torch.randn(1, 13, 12)}):
         with pytest.raises(ValueError, match="13 tokens, but the model has 12 positions: shorten the text"):
             model(**given)
+
+
+def test_padding_beyond_the_positions_is_read_as_in_the_reference():
+    """Padding has no position of its own, so a row may be longer than the table, as long as its text is not."""
+    pair = make_pair("roberta", "RobertaModel").to(torch.float64)
+    limit = pair.ours.position_limit
+    ids = torch.randint(3, 40, (2, limit + 5))
+    ids[0, limit:] = 2  # the pad token
+    ids[1, 4:] = 2
+    batch = {"input_ids": ids, "attention_mask": (ids != 2).long()}
+    with KeepDouble():
+        theirs = pair.theirs.eval()(**batch)[0]
+    torch.testing.assert_close(pair.ours(**batch)[0][ids != 2], theirs[ids != 2], rtol=0, atol=1e-10)
+    ids[0, limit] = 5
+    with pytest.raises(ValueError, match=f"{limit + 1} tokens, but the model has {limit} positions"):
+        pair.ours(ids)
 
 
 @pytest.mark.parametrize("sizes", [(3, 4, 1), (1,) * 8, (2, 6)])

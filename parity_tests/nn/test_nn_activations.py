@@ -1,5 +1,7 @@
 """The non-linearities against the reference's of the same names, with their gradients."""
 
+import pickle
+
 import pytest
 import torch
 from transformers.activations import ACT2FN
@@ -15,6 +17,11 @@ def test_equals_the_references(name):
     towards = torch.randn_like(x)
     (got,), (want,) = torch.autograd.grad(ours, x, towards), torch.autograd.grad(theirs, x, towards)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_model_that_has_it_can_be_pickled(name):
+    assert pickle.loads(pickle.dumps(ACTIVATIONS[name])) is ACTIVATIONS[name]
 
 
 def test_the_three_kinds_of_gelu_differ():

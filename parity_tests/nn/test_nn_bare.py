@@ -98,6 +98,17 @@ def test_activations_overwrite_only_what_nobody_hears():
         assert (layer.activation(x).data_ptr() == x.data_ptr()) == (i != 1)
 
 
+@torch.no_grad()
+def test_nothing_is_overwritten_where_an_identity_stands_for_a_layer():
+    """What it gives on is the residual, which is needed once more."""
+    family = FAMILIES["bert"].config
+    model = class_for("bert", "Model")(class_for("bert", "Config")(**{**family, "intermediate_size": 28})).eval()
+    randomise(model)
+    model.encoder["layer"][1].intermediate["dense"] = nn.Identity()
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(bare(model)(ids)[0], model(ids)[0])
+
+
 def test_containers_and_layers_put_in_by_others_work():
     model = make("gpt2", "GPT2LMHeadModel", "ForCausalLM")
     model.lm_head = nn.Sequential(nn.Linear(30, 16), nn.GELU(), nn.Linear(16, 59))
