@@ -6,15 +6,20 @@ import torch
 from minihf.inspection.pairs import ParityError, assert_parity, make_pair
 from parity_tests.faults import (  # noqa: F401  each plants its own
     albert,
+    bart,
     bert,
     ctrl,
     distilbert,
     electra,
     gpt2,
     llama,
+    marian,
+    mbart,
     openai_gpt,
+    pegasus,
     roberta,
     shared,
+    t5,
 )
 from parity_tests.faults.planting import FAULTS
 

@@ -3,7 +3,8 @@
 A model's `state_dict()` is the checkpoint, key for key. What cannot be mirrored is this short list:
 
 - `gamma`/`beta`, the names of a norm's weight and bias in files converted from TensorFlow;
-- stale buffers, which old files carry and nobody reads (`position_ids`, the causal triangle `attn.bias`, frequencies);
+- stale buffers, which old files carry and nobody reads (`position_ids`, the causal triangle `attn.bias`, frequencies,
+  positions where a model computes them);
 - the base model's prefix (`bert.`), which a file may lack, saved from the base model, or carry, saved from a head; in
   one of Llama's heads it is another than in the rest;
 - tied parameters, which a file holds once.
@@ -12,6 +13,7 @@ A model's `state_dict()` is the checkpoint, key for key. What cannot be mirrored
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
@@ -19,7 +21,8 @@ from minihf.checkpoints.files import CheckpointError, TensorInfo
 
 MODERN_NAMES = {r"\.gamma$": ".weight", r"\.beta$": ".bias"}
 STALE = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|(attn|(cross)?attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$"
+    r"(^|\.)(position_ids|token_type_ids|(attn|(cross)?attention)\.(bias|masked_bias)|rotary_emb\.inv_freq"
+    r"|embed_positions\.weight|EncDecAttention\.relative_attention_bias\.weight)$"
 )
 
 
@@ -94,21 +97,25 @@ def match(
     is_base: bool,
     heads: tuple[str, ...],
     tied: Mapping[str, str],
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> Ledger:
     """Find each tensor's place.
 
     Args:
         file: the tensors of the file.
-        model: the shapes of the model's parameters.
+        model: the shapes of the model's parameters, and of its buffers that a file holds.
         prefix: the name that the base model has inside a model with a head ("bert").
         other_prefixes: the names that it has inside other heads of the architecture.
         is_base: the model is the base model.
         heads: the first names of the parameters of all heads of the architecture, seen from a base model's head classes
             ("cls", "classifier"), and of the base model's own parts that only some heads use ("pooler").
         tied: parameter -> the parameter that it is the same as.
+        aliases: the name of a parameter in files of other heads -> its name in the model; where a file has both, the
+            second counts.
     """
     ledger = Ledger()
     dotted = prefix + "."
+    aliases = {old: new for old, new in aliases.items() if not {new, new.removeprefix(dotted)} & file.keys()}
     others = tuple(other + "." for other in other_prefixes)
     carries_prefix = any(key.startswith((dotted, *others)) for key in file)
 
@@ -128,6 +135,7 @@ def match(
             name = name.removeprefix(dotted)
         elif not carries_prefix and not (name in model and is_head(name)):
             name = dotted + name
+        name = name if name in model else aliases.get(name, name)
         if name in model and name not in settled:
             settled.add(name)
             if not info.dtype.is_floating_point:

@@ -3,6 +3,7 @@
 It is a generator, so that streaming is iterating it, and `generate` is gathering what it yields.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -59,15 +60,17 @@ def decode(
     light = bare(model) if use_cache else model  # for one token, the machinery costs more than the mathematics
     call = partial(model, return_dict=True, output_hidden_states=False, output_attentions=False)
     first = getattr(model, "first_position", 0)  # RoBERTa's begin after its pad token's id
+    arguments = inspect.signature(getattr(model, "forward", model)).parameters.values()
+    counts = any(a.name == "position_ids" or a.kind == a.VAR_KEYWORD for a in arguments)  # BART's decoder takes none
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new = ids
     for _ in range(steps):
-        positions = None if mask is None else first + positions_from_mask(mask)[:, -new.shape[1] :]
         optional = {} if token_type_ids is None else {"token_type_ids": token_type_ids[:, -new.shape[1] :]}
+        if mask is not None and counts:
+            optional["position_ids"] = first + positions_from_mask(mask)[:, -new.shape[1] :]
         output = call(
             new,
             attention_mask=mask,
-            position_ids=positions,
             past_key_values=cache,
             use_cache=use_cache,
             logits_to_keep=1,

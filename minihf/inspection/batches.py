@@ -10,18 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from minihf.models.base import Model
+from minihf.models.config import Config
 from minihf.nn.positions import positions_from_mask
 
 MASKS = ("full", "right", "left", "holes")
-# Of a batch: texts, tokens, tokens of an encoder's output, choices.
+# Of a batch: texts, tokens (of an encoder-decoder, the decoder's), an encoder's tokens, choices.
 B, TOKENS, S, CHOICES = 3, 11, 7, 2
+SOURCE = 13  # an encoder-decoder's encoder reads so many
 
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0) -> None:
     """Give every parameter values of its own: norms around 1, biases around 0, matrices that keep a vector's length."""
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    held = model.state_dict().keys()
+    buffers = [(name, x) for name, x in model.named_buffers() if name in held]
+    for name, parameter in [*model.named_parameters(), *buffers]:
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         module = model.get_submodule(name.rpartition(".")[0])
         if parameter.dim() == 1:
@@ -59,6 +63,8 @@ def takes(model: Model, name: str) -> bool:
 def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, Tensor]:
     """The arguments of a forward: ids, types, mask, and labels of the task.
 
+    An encoder-decoder gets ids and a mask for each side, and its labels are the decoder's.
+
     Padded places bear the pad token, where there is one; labels there, and where a padded token would have to predict,
     count for nothing.
     """
@@ -67,7 +73,10 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     def random(high: int, *shape: int) -> Tensor:
         return torch.randint(0, high, shape, generator=generator)
 
-    T = min(TOKENS, model.position_limit or TOKENS)
+    two_sides = takes(model, "decoder_input_ids")
+    one_answer = two_sides and task == "ForSequenceClassification"  # whose decoder reads the encoder's text
+    T = SOURCE if two_sides and not one_answer else TOKENS
+    T = min(T, model.position_limit or T)
     shape = (B, CHOICES, T) if task in ("ForMultipleChoice", "ForDoubleHeads") else (B, T)
     pad = config.pad_token_id
     special = min(3, config.vocab_size - 1)  # the first tokens of our own checkpoints
@@ -80,17 +89,29 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
         batch["input_ids"] = ids.masked_fill(mask == 0, pad)
     elif pad is not None:
         ids[..., T // 3] = pad  # a text may hold the pad token, too
+    if one_answer:
+        batch["input_ids"] = with_ends(batch["input_ids"], mask, config.eos_token_id)
     if takes(model, "token_type_ids"):  # which index the token table, where there is none of their own
         batch["token_type_ids"] = random(getattr(config, "type_vocab_size", config.vocab_size), *shape)
     if getattr(config, "add_cross_attention", False):
         batch["encoder_hidden_states"] = torch.randn(B, S, config.hidden_size, generator=generator, dtype=torch.float64)
         batch["encoder_attention_mask"] = attention_mask("right", generator, (B, S))
 
+    if two_sides:  # from here on, shape and mask are the decoder's
+        shape = (B, T if one_answer else min(TOKENS, model.position_limit or TOKENS))
+        mask = mask if one_answer else attention_mask(kind, generator, shape)
+        ids = batch["decoder_input_ids"] = random(target_words(config) - special, *shape) + special
+        if mask is not None:
+            batch["decoder_attention_mask"] = mask
+        if mask is not None and pad is not None:
+            batch["decoder_input_ids"] = ids.masked_fill(mask == 0, pad)
+    T = shape[-1]
     real = torch.ones(shape, dtype=torch.bool) if mask is None else mask.bool()
     scored = real & real.roll(1, dims=-1) & (random(4, *shape) > 0)
     N = config.num_labels
-    if task in ("ForMaskedLM", "ForCausalLM", "ForPreTraining", "ForDoubleHeads"):
-        batch["labels"] = random(config.vocab_size, *shape).masked_fill(~scored, -100)
+    if task in ("ForMaskedLM", "ForCausalLM", "ForSeq2SeqLM", "ForPreTraining", "ForDoubleHeads"):
+        words = target_words(config) if two_sides else config.vocab_size
+        batch["labels"] = random(words, *shape).masked_fill(~scored, -100)
     if task == "ForPreTraining" and model.output_embeddings is None:  # which tokens were replaced: yes or no for each
         batch["labels"] = random(2, *shape).double()  # integers the reference takes to float32, and its loss with them
     for name in ("next_sentence_label", "sentence_order_label"):
@@ -115,19 +136,62 @@ def make_batch(model: Model, task: str, kind: str, seed: int = 0) -> dict[str, T
     return batch
 
 
+def target_words(config: Config) -> int:
+    """How many words an encoder-decoder's decoder knows."""
+    return getattr(config, "decoder_vocab_size", None) or config.vocab_size
+
+
+def with_ends(ids: Tensor, mask: Tensor | None, end: int) -> Tensor:
+    """The first and the last real token of each text become its end tokens, and there is no other."""
+    real = torch.ones_like(ids) if mask is None else mask
+    first, last = real.argmax(-1), real.mul(torch.arange(ids.shape[1])).argmax(-1)  # (B, T) -> (B,)
+    ids, rows = ids.masked_fill(ids == end, (end + 1) % 3), torch.arange(len(ids))
+    ids[rows, first] = ids[rows, last] = end
+    return ids
+
+
 def other_inputs(model: Model, task: str, batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The same batch said in other ways: embeddings instead of ids, positions and types by hand or left out."""
+    """The same batch said in other ways: embeddings instead of ids, positions and types by hand or left out.
+
+    Of an encoder-decoder, too: no decoder ids (from what is there, they are made), no mask for them, and the output of
+    the encoder passed in.
+    """
     ids = batch["input_ids"]
-    without_ids = {name: x for name, x in batch.items() if name != "input_ids"}
-    width = model.get_input_embeddings().embedding_dim
-    embeds = 0.7 * torch.randn(*ids.shape, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    width, generator = model.get_input_embeddings().embedding_dim, torch.Generator().manual_seed(1)
+
+    def vectors(*shape: int) -> Tensor:
+        return 0.7 * torch.randn(*shape, width, generator=generator, dtype=torch.float64)
+
+    def without(*names: str) -> dict[str, Tensor]:
+        return {name: x for name, x in batch.items() if name not in names}
+
+    embeds = vectors(*ids.shape)
     ways = {}
+    if "decoder_input_ids" in batch:
+        read = () if task == "ForSequenceClassification" else ("input_ids",)  # it looks for the end tokens in them
+        if task in ("ForSeq2SeqLM", "ForSequenceClassification", "ForQuestionAnswering"):
+            ways["no decoder ids"] = without("decoder_input_ids", "decoder_attention_mask")
+        ways["no decoder mask"] = without("decoder_attention_mask")
+        ways["encoder outputs"] = {**without(*read), "encoder_outputs": (embeds,)}
+        ways["embeddings"] = {
+            **without("decoder_input_ids", *read),
+            "decoder_inputs_embeds": vectors(*batch["decoder_input_ids"].shape),
+            **({"inputs_embeds": embeds} if read else {}),
+        }
+        return ways
+    always_crosses = takes(model, "encoder_hidden_states") and not hasattr(model.config, "add_cross_attention")
+    if task == "ForCausalLM" and always_crosses:
+        ways["an encoder's output"] = {
+            **batch,
+            "encoder_hidden_states": vectors(B, S),
+            "encoder_attention_mask": attention_mask("right", generator, (B, S)),
+        }
     if takes(model, "position_ids"):
         ways["positions"] = {**batch, "position_ids": torch.arange(ids.shape[-1]).flip(0).expand(ids.shape)}
     if takes(model, "token_type_ids"):
-        ways["no types"] = {name: x for name, x in batch.items() if name != "token_type_ids"}
+        ways["no types"] = without("token_type_ids")
     if task != "ForDoubleHeads":  # whose embeddings the reference takes for a flat batch
-        ways["embeddings"] = {**without_ids, "inputs_embeds": embeds}
+        ways["embeddings"] = {**without("input_ids"), "inputs_embeds": embeds}
     return ways
 
 
@@ -144,4 +208,10 @@ def reference_batch(batch: dict[str, Tensor], task: str, *, positions: bool) -> 
 
 def cast(batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Floats to a dtype, everything to a device."""
-    return {name: x.to(device, dtype if x.is_floating_point() else None) for name, x in batch.items()}
+
+    def move(x: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(x, tuple):
+            return tuple(map(move, x))
+        return x.to(device, dtype if x.is_floating_point() else None)
+
+    return {name: move(x) for name, x in batch.items()}

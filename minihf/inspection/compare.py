@@ -78,8 +78,7 @@ def run(
     torch.manual_seed(seed)
     with KeepDouble():
         output = model(**batch, output_hidden_states=True, output_attentions=attentions)
-        real = real_tokens(batch)
-        result = Result(flatten(output, real))
+        result = Result(flatten(output, batch))
         if gradients:
             objective(result.outputs).backward()
     result.gradients = {
@@ -91,16 +90,19 @@ def run(
     return result
 
 
-def real_tokens(batch: dict[str, Tensor]) -> Tensor | None:
-    """(..., T), True where a token is attended to; None: everywhere."""
-    mask = batch.get("attention_mask")
+def real_tokens(batch: dict[str, Tensor], side: str = "") -> Tensor | None:
+    """(..., T), True where a token is attended to; None: everywhere. side: "", or "decoder_" of an encoder-decoder."""
+    mask = batch.get(side + "attention_mask")
     return mask.bool() if mask is not None and mask.dim() < 4 else None
 
 
-def flatten(output, real: Tensor | None) -> dict[str, Tensor]:
+def flatten(output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of an output by name, zero where nobody attends."""
     found = {}
-    for name, value in output.items():
+    two_sides = "encoder_last_hidden_state" in output
+    for key, value in output.items():
+        name = key.removeprefix("encoder_").removeprefix("decoder_")
+        real = real_tokens(batch, "decoder_" if two_sides and not key.startswith("encoder_") else "")
         for i, x in enumerate(value if isinstance(value, tuple) else (value,)):
             if not isinstance(x, Tensor):
                 continue  # the cache
@@ -112,7 +114,7 @@ def flatten(output, real: Tensor | None) -> dict[str, Tensor]:
                 x = keep(x, real)
             if real is not None and name in ("attentions", "cross_attentions"):
                 x = x.masked_fill(~real.view(-1, 1, real.shape[-1], 1), 0)
-            found[f"{name}.{i}" if isinstance(value, tuple) else name] = x
+            found[f"{key}.{i}" if isinstance(value, tuple) else key] = x
     return found
 
 
@@ -132,7 +134,7 @@ def objective(outputs: dict[str, Tensor]) -> Tensor:
     """One number in which every number of every output has its own random weight; the same on both sides."""
     total = 0
     for name, x in outputs.items():
-        if name.startswith(("attentions", "cross_attentions")) or not x.requires_grad:
+        if "attentions" in name or not x.requires_grad:
             continue
         generator = torch.Generator().manual_seed(crc32(name.encode()))
         weights = torch.randn(x.shape, generator=generator, dtype=torch.float64)

@@ -24,7 +24,7 @@ class Heard:
 def listen(model: nn.Module, batch: dict[str, Tensor], *, train: bool = False, seed: int = 7) -> Heard:
     """Run forward and backward, and keep the first output of each module, and the gradient that reached it."""
     heard = Heard({}, {})
-    real = real_tokens(batch)
+    sides = [real for real in (real_tokens(batch), real_tokens(batch, "decoder_")) if real is not None]
 
     def hook(path: str) -> Callable:
         def hear(module, args, output):
@@ -32,7 +32,9 @@ def listen(model: nn.Module, batch: dict[str, Tensor], *, train: bool = False, s
             if x is None or path in heard.outputs:
                 return
             # A copy: what comes after may change it in place.
-            heard.outputs[path] = x.detach().clone() if real is None else keep(x.detach(), real)
+            heard.outputs[path] = x.detach().clone()
+            for real in sides:
+                heard.outputs[path] = keep(heard.outputs[path], real)
             if x.requires_grad:
                 x.register_hook(lambda gradient: heard.gradients.setdefault(path, gradient))
 
@@ -44,7 +46,7 @@ def listen(model: nn.Module, batch: dict[str, Tensor], *, train: bool = False, s
         model.zero_grad()
         torch.manual_seed(seed)
         with KeepDouble():
-            result = Result(flatten(model(**batch), real))
+            result = Result(flatten(model(**batch), batch))
             objective(result.outputs).backward()
     finally:
         for handle in handles:

@@ -82,7 +82,12 @@ def make_pair(model_type: str, class_name: str, variant: Variant | None = None, 
         model.save_pretrained(folder)
         theirs, info = getattr(transformers, class_name).from_pretrained(folder, output_loading_info=True)
         ours = type(model).from_pretrained(folder)
-    wrong = {kind: keys for kind, keys in info.items() if keys}
+    computed = {name for name, _ in ours.named_buffers()} - ours.state_dict().keys()  # by each side for itself
+    for name in computed & dict(theirs.named_parameters()).keys():  # a parameter there, though never trained
+        path, _, last = name.rpartition(".")
+        table = theirs.get_submodule(path)._parameters.pop(last)
+        theirs.get_submodule(path).register_buffer(last, table.data, persistent=False)
+    wrong = {kind: keys for kind in info if (keys := {*info[kind]} - computed)}
     if wrong:
         raise ParityError(f"{class_name}: the reference does not load what minihf saved: {wrong}")
     dtypes = (torch.float32,) if variant.half_blind else (torch.float32, torch.float64)
@@ -150,18 +155,26 @@ def assert_parity(pair: Pair, dtype: torch.dtype, **options) -> None:
 
 
 def chunked(model: Model, batch: dict, sizes: tuple[int, ...]) -> Tensor:
-    """The output of a causal model that reads its text in pieces, through a cache: equal to reading it at once."""
-    cache, pieces, start = Cache(), [], 0
+    """The output of a causal model that reads its text in pieces, through a cache: equal to reading it at once.
+
+    Of an encoder-decoder, the decoder's text is cut; the encoder reads its own once, with the first piece.
+    """
+    cache, pieces, start, encoded = Cache(), [], 0, None
+    side = "decoder_" if "decoder_input_ids" in batch else ""
     for size in sizes:
         part = {}
         for name, x in batch.items():
-            if name in ("input_ids", "token_type_ids", "position_ids"):
+            if name in (side + "input_ids", side + "token_type_ids", side + "position_ids"):
                 part[name] = x[:, start : start + size]
-            elif name == "attention_mask":
+            elif name == side + "attention_mask":
                 part[name] = x[:, : start + size]
-            elif name.startswith(("encoder_", "inputs_embeds")):
+            elif side or name.startswith(("encoder_", "inputs_embeds")):
                 part[name] = x
+        if encoded is not None:
+            part["encoder_outputs"] = (encoded,)
+            del part["input_ids"]
         out = model(**part, past_key_values=cache, use_cache=True)
+        encoded = out.encoder_last_hidden_state if side else None
         pieces.append(out[0])
         start += size
     return torch.cat(pieces, dim=1)

@@ -114,12 +114,13 @@ def short(dtype: torch.dtype) -> str:
 def layer_paths(model: Model, heard: list[str]) -> list[str]:
     """Of the modules heard, those worth a row: the layers, and what stands beside them at the top."""
     base = "" if model.base_model is model else model.base_model_prefix + "."
-    layers = base + model.recorded["hidden_states"].removesuffix("*")
+    recorded = model.base_model.recorded
+    layers = [base + path.removesuffix("*") for kind, path in recorded.items() if kind.endswith("hidden_states")]
     return [
         path
         for path in heard
-        if (path.startswith(layers) and path.count(".") == layers.count("."))
-        or (path.count(".") <= base.count(".") and not layers.startswith(path + "."))
+        if any(path.startswith(x) and path.count(".") == x.count(".") for x in layers)
+        or (path.count(".") <= base.count(".") and not any(x.startswith(path + ".") for x in layers))
     ]
 
 

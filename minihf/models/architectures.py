@@ -135,6 +135,49 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, str]]] = {
             "ForQuestionAnswering": "GPT2ForQuestionAnswering",
         },
     ),
+    "marian": (
+        "marian",
+        {
+            "Config": "MarianConfig",
+            "Model": "MarianModel",
+            "ForSeq2SeqLM": "MarianMTModel",
+            "ForCausalLM": "MarianForCausalLM",
+        },
+    ),
+    "pegasus": (
+        "pegasus",
+        {
+            "Config": "PegasusConfig",
+            "Model": "PegasusModel",
+            "ForSeq2SeqLM": "PegasusForConditionalGeneration",
+            "ForCausalLM": "PegasusForCausalLM",
+        },
+    ),
+    "t5": (
+        "t5",
+        {
+            "Config": "T5Config",
+            "Model": "T5Model",
+            "ForPreTraining": "T5ForConditionalGeneration",
+            "ForSeq2SeqLM": "T5ForConditionalGeneration",
+            "ForTextEncoding": "T5EncoderModel",
+            "ForSequenceClassification": "T5ForSequenceClassification",
+            "ForTokenClassification": "T5ForTokenClassification",
+            "ForQuestionAnswering": "T5ForQuestionAnswering",
+        },
+    ),
+    "mt5": (
+        "mt5",
+        {
+            "Config": "MT5Config",
+            "Model": "MT5Model",
+            "ForSeq2SeqLM": "MT5ForConditionalGeneration",
+            "ForTextEncoding": "MT5EncoderModel",
+            "ForSequenceClassification": "MT5ForSequenceClassification",
+            "ForTokenClassification": "MT5ForTokenClassification",
+            "ForQuestionAnswering": "MT5ForQuestionAnswering",
+        },
+    ),
     "llama": (
         "llama",
         {
@@ -144,6 +187,31 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, str]]] = {
             "ForSequenceClassification": "LlamaForSequenceClassification",
             "ForTokenClassification": "LlamaForTokenClassification",
             "ForQuestionAnswering": "LlamaForQuestionAnswering",
+        },
+    ),
+    "bart": (
+        "bart",
+        {
+            "Config": "BartConfig",
+            "Model": "BartModel",
+            "ForPreTraining": "BartForConditionalGeneration",
+            "ForMaskedLM": "BartForConditionalGeneration",
+            "ForSeq2SeqLM": "BartForConditionalGeneration",
+            "ForCausalLM": "BartForCausalLM",
+            "ForSequenceClassification": "BartForSequenceClassification",
+            "ForQuestionAnswering": "BartForQuestionAnswering",
+        },
+    ),
+    "mbart": (
+        "mbart",
+        {
+            "Config": "MBartConfig",
+            "Model": "MBartModel",
+            "ForMaskedLM": "MBartForConditionalGeneration",
+            "ForSeq2SeqLM": "MBartForConditionalGeneration",
+            "ForCausalLM": "MBartForCausalLM",
+            "ForSequenceClassification": "MBartForSequenceClassification",
+            "ForQuestionAnswering": "MBartForQuestionAnswering",
         },
     ),
 }
@@ -159,8 +227,7 @@ def class_for(model_type: str, task: str) -> type:
         raise ValueError(f"model_type {model_type!r} is not one that minihf has: {', '.join(ARCHITECTURES)}")
     module, classes = ARCHITECTURES[model_type]
     if task not in classes:
-        tasks = ", ".join(
-            f"AutoModel{t.removeprefix('Model')}" for t in classes if t not in ("Config", "ForDoubleHeads")
-        )
+        without = ("Config", "ForDoubleHeads", "ForTextEncoding")  # an Auto class
+        tasks = ", ".join(f"AutoModel{t.removeprefix('Model')}" for t in classes if t not in without)
         raise ValueError(f"{model_type} has no class for AutoModel{task}; it has {tasks}")
     return getattr(import_module(f"minihf.models.{module}"), classes[task])

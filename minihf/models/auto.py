@@ -81,6 +81,10 @@ class AutoModelForCausalLM(_Auto):
     task = "ForCausalLM"
 
 
+class AutoModelForSeq2SeqLM(_Auto):
+    task = "ForSeq2SeqLM"
+
+
 class AutoModelForNextSentencePrediction(_Auto):
     task = "ForNextSentencePrediction"
 

@@ -29,12 +29,14 @@ class Model(nn.Module):
         base_model_prefix: the name that the base model has inside a model with a head, "bert".
         other_prefixes: the names that it has in other heads.
         heads: the first names of all its heads' parameters: what may be absent from a file.
-        tied: parameter -> the parameter that it is the same as, where `config.tie_word_embeddings`.
+        tied: parameter -> the parameter that it is the same as, where the config says so (see `ties`).
         recorded: where hidden states and attention weights are heard (see `recording`).
         input_embeddings: the path of the token embeddings, inside the base model.
         output_embeddings: the path of the layer that gives logits over the vocabulary, if any.
         token_heads: the paths of what a head applies to each token by itself (see `minihf.fast.packed`).
-        can_generate: it is a causal language model.
+        kept_in_float32: the layers whose parameters are not read as float16, where its range is too short for them.
+        aliases: the name that a parameter has in another head's files -> its name here.
+        can_generate: it is a causal language model, or has one as its decoder.
         position_limit: how many tokens it can read, where that is limited (learned positions); else None.
         first_position: of `position_ids`, the first token's.
 
@@ -51,6 +53,8 @@ class Model(nn.Module):
     input_embeddings: ClassVar[str]
     output_embeddings: ClassVar[str | None] = None
     token_heads: ClassVar[tuple[str, ...]] = ()
+    kept_in_float32: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[dict[str, str]] = {}
     can_generate: ClassVar[bool] = False
     main_input_name: ClassVar[str] = "input_ids"
     position_limit: int | None = None
@@ -94,13 +98,16 @@ class Model(nn.Module):
             if isinstance(module, nn.LayerNorm):
                 nn.init.zeros_(module.bias)
 
+    def ties(self) -> dict[str, str]:
+        """Of `tied`, what this config ties."""
+        return self.tied if self.config.tie_word_embeddings else {}
+
     def tie_weights(self) -> None:
         """Make each tied parameter the same object as its source."""
-        if self.config.tie_word_embeddings:
-            for target, source in self.tied.items():
-                if target not in self.untied:
-                    path, name = target.rsplit(".", 1)
-                    setattr(self.get_submodule(path), name, self.get_parameter(source))
+        for target, source in self.ties().items():
+            if target not in self.untied:
+                path, name = target.rsplit(".", 1)
+                setattr(self.get_submodule(path), name, self.get_parameter(source))
 
     # Calling
 
@@ -117,11 +124,14 @@ class Model(nn.Module):
         Args:
             args, kwargs: `forward`'s.
             output_hidden_states, output_attentions: fill `hidden_states`, `attentions` (and `cross_attentions`) of the
-                output. None: as the config says.
+                output; of an encoder-decoder, both sides'. None: as the config says.
             return_dict: False gives a plain tuple of the fields that are there.
         """
-        kinds = ["hidden_states"] if self.choose(output_hidden_states, "output_hidden_states") else []
-        kinds += ["attentions", "cross_attentions"] if self.choose(output_attentions, "output_attentions") else []
+        states = self.choose(output_hidden_states, "output_hidden_states")
+        weights = self.choose(output_attentions, "output_attentions")
+        kinds = []
+        if states or weights:
+            kinds = [x for x in self.base_model.recorded if (states if x.endswith("hidden_states") else weights)]
         try:
             with ExitStack() as stack:
                 recorded = stack.enter_context(recording(self.base_model, kinds)) if kinds else {}
@@ -160,6 +170,8 @@ class Model(nn.Module):
             raise TypeError(
                 f"{type(self).__name__} has no language model head to generate with; load it with AutoModelForCausalLM"
             )
+        if self.config.is_encoder_decoder:
+            raise NotImplementedError("generate does not know encoder-decoders yet: call the model token by token")
         return generate(self, *args, **kwargs)
 
     # Parts and properties
@@ -240,7 +252,7 @@ class Model(nn.Module):
     def tensors_to_save(self) -> dict[str, Tensor]:
         """The state dict, in which a tied parameter stands once, under its source's name."""
         state = self.state_dict()
-        for target, source in self.tied.items():
+        for target, source in self.ties().items():
             if state[target].data_ptr() == state[source].data_ptr():
                 del state[target]
         return state

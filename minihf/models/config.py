@@ -38,6 +38,8 @@ class Config:
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}
     """Another name of a field -> the field."""
+    usual_labels: ClassVar[int] = 2
+    """`num_labels` where nobody says it."""
     attn_implementations: ClassVar[tuple[str, ...]] = IMPLEMENTATIONS
     """The ways in which the architecture computes its attention, the default first."""
 
@@ -96,7 +98,7 @@ class Config:
         if names is None and numbers is not None:
             names = {i: name for name, i in numbers.items()}
         if names is None:
-            names = numbered_labels(2 if num_labels is None else num_labels)
+            names = numbered_labels(self.usual_labels if num_labels is None else num_labels)
         if num_labels is not None and (type(num_labels) is not int or num_labels != len(names)):
             raise ValueError(f"num_labels={num_labels!r}, but id2label names {len(names)}: give one, or both alike")
         if not names:
@@ -225,8 +227,8 @@ class Config:
         values = {
             name: value for name, value in values.items() if value is not None or defaults.get(name, "") is not None
         }
-        two = numbered_labels(2)
-        if self.id2label == two and self.label2id == {name: i for i, name in two.items()}:
+        usual = numbered_labels(self.usual_labels)
+        if self.id2label == usual and self.label2id == {name: i for i, name in usual.items()}:
             del values["id2label"], values["label2id"]
         return {"model_type": self.model_type, **values}
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from minihf.nn.losses import IGNORED
+
 
 def check_batch(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[int, int]:
     """(B, T) of a batch of ids or of embeddings.
@@ -93,3 +95,36 @@ def last_real(x: Tensor, input_ids: Tensor | None, pad_token_id: int | None) -> 
     places = torch.arange(input_ids.shape[1], device=x.device)
     last = (places * (input_ids != pad_token_id)).argmax(-1)  # (B, T) -> (B,)
     return x[torch.arange(len(x), device=x.device), last]
+
+
+def shift_right(ids: Tensor, start: int | None, pad: int | None) -> Tensor:
+    """A start token, then the ids without the last; -100, which is no id, becomes the pad token. (B, T) -> (B, T)"""
+    if start is None or pad is None:
+        raise ValueError(
+            f"decoder_start_token_id={start} and pad_token_id={pad}: to make the decoder's ids, the config needs both. "
+            "Set them, or pass decoder_input_ids"
+        )
+    shifted = torch.cat([ids.new_full((len(ids), 1), start), ids[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORED, pad)
+
+
+def at_last_end(x: Tensor, input_ids: Tensor, end: int | list | None) -> Tensor:
+    """Of each text, what stands at its last end token: (B, T, C) -> (B, C)
+
+    Raises:
+        ValueError: a text has none, or another number than the others: pairs of texts and single ones are mixed, or an
+            end was cut off.
+    """
+    if not isinstance(end, int):
+        raise ValueError(f"eos_token_id={end!r} in the config: expected one id, at which the answer is read")
+    if x.shape[:2] != input_ids.shape:
+        raise ValueError(
+            f"decoder inputs are {tuple(x.shape[:2])}, input_ids {tuple(input_ids.shape)}: the answer is read from the "
+            "decoder at the place of their last end token, so they must be of the same shape"
+        )
+    ends = input_ids == end  # (B, T)
+    counts = ends.sum(-1).tolist()
+    if 0 in counts or len(set(counts)) > 1:
+        raise ValueError(f"the texts have {counts} end tokens (id {end}): each must have one, and all as many")
+    places = torch.arange(ends.shape[1], device=ends.device)
+    return x[torch.arange(len(x), device=x.device), (places * ends).argmax(-1)]

@@ -84,32 +84,34 @@ def load_pretrained(
             raise CheckpointError(f"{source}: the config's numbers make no model: {error}") from error
         ledger = match(
             weights.tensors,
-            {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)},
+            {name: x.shape for name, x in model.state_dict().items()},
             prefix=cls.base_model_prefix,
             other_prefixes=cls.other_prefixes,
             is_base=model.base_model is model,
             heads=cls.heads,
-            tied=cls.tied if config.tie_word_embeddings else {},
+            tied=model.ties(),
+            aliases=cls.aliases,
         )
         ledger.check(source.name, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
         dtype = pick_dtype(dtype if torch_dtype is None else torch_dtype, config, weights)
         fresh = [*ledger.new, *ledger.missing, *(key for key, _, _ in ledger.mismatched)]
         initialise(model, fresh, dtype, device)
         for name, key in ledger.loaded.items():
-            place(model, name, weights.read(key).to(device=device, dtype=dtype))
+            place(model, name, weights.read(key).to(device=device, dtype=dtype_of(model, name, dtype)))
 
     reconcile_ties(model, ledger)
     model.to(device)  # what no file holds: tables that a model computes
-    config.dtype = str(dtype).removeprefix("torch.")
+    model.config.dtype = str(dtype).removeprefix("torch.")
     generation = source.find("generation_config.json") if cls.can_generate else None
     if generation is not None:
         model.generation_config = GenerationConfig.from_file(generation)
-    if fresh:
+    untrained = [name for name in fresh if name not in dict(model.named_buffers())]  # a buffer is not learned
+    if untrained:
         logger.warning(
             "%s: not in the checkpoint %s, and newly initialised: %s. Train the model before you use it.",
             cls.__name__,
             source.name,
-            ", ".join(fresh),
+            ", ".join(untrained),
         )
     model.eval()
     return (model, ledger.as_dict()) if output_loading_info else model
@@ -169,6 +171,12 @@ def pick_dtype(dtype: torch.dtype | str | None, config: Config, weights: Weights
     return torch.float32 if dtype is None else as_dtype(dtype)
 
 
+def dtype_of(model: "Model", name: str, dtype: torch.dtype) -> torch.dtype:
+    """Of one parameter of a model that is loaded as `dtype`: see `Model.kept_in_float32`."""
+    kept = dtype == torch.float16 and f".{name}".split(".")[-2] in model.kept_in_float32
+    return torch.float32 if kept else dtype
+
+
 def pick_device(device_map: str | torch.device | None) -> torch.device:
     if device_map == "auto":
         device_map = "cuda" if torch.cuda.is_available() else "cpu"
@@ -180,16 +188,17 @@ def pick_device(device_map: str | torch.device | None) -> torch.device:
 
 
 def place(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make a tensor the parameter of that name."""
+    """Make a tensor the parameter, or the buffer, of that name."""
     path, _, last = name.rpartition(".")
-    setattr(model.get_submodule(path), last, nn.Parameter(tensor))
+    module = model.get_submodule(path)
+    setattr(module, last, tensor if last in module._buffers else nn.Parameter(tensor))
 
 
 def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: torch.device) -> None:
     """First values for parameters that no file holds. The others are still on the meta device, out of reach."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    state = model.state_dict()
     for name in names:
-        place(model, name, torch.zeros(parameters[name].shape, dtype=dtype, device=device))
+        place(model, name, torch.zeros(state[name].shape, dtype=dtype_of(model, name, dtype), device=device))
     with NoValuesOnMeta():
         for module in model.modules():
             if hasattr(module, "init_own_weights"):  # the model, and a model inside it
@@ -198,8 +207,8 @@ def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: tor
 
 def reconcile_ties(model: "Model", ledger: Ledger) -> None:
     """Tie what the file held once. A file that holds both, with different numbers, means it: they stay two."""
-    for target, source in model.tied.items() if model.config.tie_word_embeddings else ():
-        if source in ledger.tied:  # the file has only the other name of it
+    for target, source in model.ties().items():
+        if ledger.tied.get(source) == target:  # the file has only the other name of it
             place(model, source, model.get_parameter(target).data)
         elif target in ledger.loaded and not torch.equal(model.get_parameter(target), model.get_parameter(source)):
             model.untied.add(target)

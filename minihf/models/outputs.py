@@ -63,6 +63,24 @@ class BaseModelOutput(Output):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+def encoder_output(given: Output | tuple | list) -> BaseModelOutput:
+    """What an encoder gave before, however it is handed on: its record, or a tuple that begins with the state.
+
+    Raises:
+        TypeError: it begins with something else than a state (B, S, C).
+    """
+    if isinstance(given, BaseModelOutput):
+        return given
+    state, hidden_states, attentions = (*given[:3], None, None, None)[:3]
+    if not isinstance(state, Tensor) or state.dim() != 3:
+        got = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+        raise TypeError(
+            f"encoder_outputs begin with {got}, expected a state (texts, tokens, channels): pass what "
+            "model.get_encoder()(...) returns, or (state,)"
+        )
+    return BaseModelOutput(state, hidden_states=hidden_states, attentions=attentions)
+
+
 @dataclass(eq=False)
 class BaseModelOutputWithPooling(Output):
     last_hidden_state: Tensor | None = None  # (B, T, C)
@@ -143,3 +161,62 @@ class DoubleHeadsOutput(Output):
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+# Of an encoder-decoder: what is recorded of either side, and what the encoder gave, (B, S, C).
+
+
+@dataclass(eq=False)
+class Seq2SeqModelOutput(Output):
+    last_hidden_state: Tensor | None = None  # (B, T, C), the decoder's
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+    def rest(self) -> list[Any]:
+        """All fields but the first, absent ones too: the last fields of each head's output."""
+        return [getattr(self, f.name) for f in fields(self)[1:]]
+
+
+@dataclass(eq=False)
+class Seq2SeqLMOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, T, V): of the next token
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class Seq2SeqSequenceClassifierOutput(Output):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, N)
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class Seq2SeqQuestionAnsweringOutput(Output):
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None  # (B, T), over the decoder's tokens
+    end_logits: Tensor | None = None  # (B, T)
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None

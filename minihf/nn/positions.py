@@ -1,5 +1,8 @@
-"""Where a token stands in its text."""
+"""Where a token stands in its text, and how far from another."""
 
+import math
+
+import torch
 from torch import Tensor
 
 
@@ -18,3 +21,28 @@ def positions_from_ids(input_ids: Tensor, pad_token_id: int, past: Tensor | int 
     """
     real = (input_ids != pad_token_id).long()
     return pad_token_id + real * (past + real.cumsum(-1))
+
+
+def distance_buckets(distances: Tensor, buckets: int, furthest: int, *, both_ways: bool) -> Tensor:
+    """T5's: to which range each distance belongs. Near tokens have one each, farther ones share ever longer ranges.
+
+    8 buckets, the furthest 16, one way:   -20 -16 -12 -9 -6 -5 -4 -3 -2 -1 0 1 2
+                                        ->   7   7   7  6  5  4  4  3  2  1 0 0 0
+
+    Args:
+        distances: key minus query, integers of any shape.
+        buckets: how many there are; both ways, half of them are for keys to the right.
+        furthest: from this distance on, at the latest, all are in the last bucket.
+        both_ways: keys to the right are told apart, too. If not, they are all in bucket 0, since nobody looks at them.
+    """
+    right = 0
+    if both_ways:
+        buckets //= 2
+        right, distances = buckets * (distances > 0), distances.abs()
+    else:
+        distances = (-distances).clamp(min=0)
+    near = buckets // 2
+    # In float32, in this order, whatever the model's dtype: where a range ends, another rounding is another bucket.
+    logarithm = torch.log(distances.clamp(min=1).to(torch.float32) / near) / math.log(furthest / near)
+    far = near + (logarithm * (buckets - near)).long()
+    return right + torch.where(distances < near, distances, far.clamp(max=buckets - 1))

@@ -23,6 +23,7 @@ def fault(model_type: str, class_name: str, place: str = "") -> Callable[[Fault]
     return register
 
 
-def layer(pair: Pair, i: int = 1) -> nn.Module:
+def layer(pair: Pair, i: int = 1, side: str = "") -> nn.Module:
+    """The i-th layer; of an encoder-decoder, of its `side`, "encoder_" or "decoder_"."""
     base = pair.ours.base_model
-    return modules_at(base, base.recorded["hidden_states"])[i]
+    return modules_at(base, base.recorded[side + "hidden_states"])[i]

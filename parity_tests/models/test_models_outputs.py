@@ -7,11 +7,13 @@ import pytest
 import torch
 import transformers
 
+from minihf.inspection.batches import takes
 from minihf.models.auto import ARCHITECTURES
 from minihf.models.outputs import CausalLMOutput, Output, SequenceClassifierOutput
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
-SIZES |= {"vocab_size": 37, "pad_token_id": 0}
+SIZES |= {"vocab_size": 37, "pad_token_id": 0, "eos_token_id": 2, "decoder_layers": 2, "decoder_attention_heads": 2}
+SIZES |= {"num_decoder_layers": 2, "decoder_start_token_id": 0}  # T5's
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)
     for module, tasks in ARCHITECTURES.values()
@@ -23,8 +25,11 @@ CLASSES = {
 def inputs_for(name: str, labels: bool) -> dict:
     """Ids, and labels for whatever losses the class has."""
     choices = "MultipleChoice" in name or "DoubleHeads" in name
-    ids = torch.randint(1, 37, (2, 3, 7) if choices else (2, 7))
+    ids = torch.randint(3, 37, (2, 3, 7) if choices else (2, 7))
+    ids[..., -1] = 2  # BART's answer is read from the end token
     inputs = {"input_ids": ids}
+    if takes(CLASSES[name], "decoder_input_ids"):
+        inputs["decoder_input_ids"] = ids
     one, many = torch.tensor([1, 0]), torch.randint(2, (2, 7))
     if labels:
         by_head = {
@@ -35,6 +40,8 @@ def inputs_for(name: str, labels: bool) -> dict:
             "ForMaskedLM": {"labels": many},
             "LMHeadModel": {"labels": many},
             "ForCausalLM": {"labels": many},
+            "ForConditionalGeneration": {"labels": many},
+            "MTModel": {"labels": many},
             "ForQuestionAnswering": {"start_positions": one, "end_positions": one},
             "DoubleHeadsModel": {"labels": ids, "mc_labels": one},
             "Model": {},
@@ -50,7 +57,7 @@ def pair(name: str, **changes):
     ours = cls(cls.config_class(**changes, attn_implementation="eager")).eval()
     theirs_class = getattr(transformers, name)
     theirs = theirs_class(theirs_class.config_class(**changes, attn_implementation="eager")).eval()
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict({**theirs.state_dict(), **ours.state_dict()})  # of computed tables it keeps its own
     return ours, theirs
 
 

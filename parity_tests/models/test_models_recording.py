@@ -8,13 +8,14 @@ import pytest
 import torch
 import transformers
 
-from minihf.inspection.batches import reference_batch
+from minihf.inspection.batches import reference_batch, takes
 from minihf.inspection.compare import KeepDouble
 from minihf.models.auto import ARCHITECTURES
 from minihf.models.recording import recording
 
 SIZES = {"hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": 19}
-SIZES |= {"vocab_size": 37, "pad_token_id": 0}
+SIZES |= {"vocab_size": 37, "pad_token_id": 0, "eos_token_id": 2, "decoder_layers": 2, "decoder_attention_heads": 4}
+SIZES |= {"num_decoder_layers": 2}  # T5's
 TASKS = {name: task for _, tasks in ARCHITECTURES.values() for task, name in tasks.items() if task != "Config"}
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)
@@ -32,14 +33,17 @@ def pair(name: str, impl: str = "eager", **changes):
     changes = {**SIZES, **changes}
     theirs = theirs_class(theirs_class.config_class(**changes, attn_implementation="eager")).eval().double()
     for parameter in theirs.parameters():
-        parameter.normal_(std=0.3)
+        if parameter.requires_grad:  # others are tables that we compute
+            parameter.normal_(std=0.3)
     ours = cls(cls.config_class(**changes, attn_implementation=impl)).eval().double()
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
 
 def ids_for(name: str) -> torch.Tensor:
-    return torch.randint(1, 37, (2, 3, 7) if "MultipleChoice" in name or "DoubleHeads" in name else (2, 7))
+    ids = torch.randint(3, 37, (2, 3, 7) if "MultipleChoice" in name or "DoubleHeads" in name else (2, 7))
+    ids[..., -1] = 2  # BART's answer is read from the end token
+    return ids
 
 
 def same(ours, theirs) -> None:
@@ -61,17 +65,24 @@ def test_are_the_references(name, impl):
     mask = torch.ones_like(ids)
     mask[0, ..., 4:] = 0
     positions = torch.arange(7).expand(ids.shape)  # GPT-2's would differ at padded places
-    for given in ({}, {"attention_mask": mask, "position_ids": positions}):
+    places = {"position_ids": positions} if takes(ours, "position_ids") else {}
+    # An encoder-decoder has two sides; the answer of BART's classifier is read where its text ends.
+    two_sides = takes(ours, "decoder_input_ids")
+    sides = {"decoder_input_ids": ids if "SequenceClassification" in name else ids[:, 2:]} if two_sides else {}
+    kinds = ["hidden_states", "attentions"]
+    if two_sides:
+        kinds = [side + kind for side in ("encoder_", "decoder_") for kind in kinds] + ["cross_attentions"]
+    for given in ({}, {"attention_mask": mask, **places}):
+        given = given | sides
         a = ours(input_ids=ids, **given, **KINDS)
         with KeepDouble():
             b = theirs(**reference_batch({"input_ids": ids, **given}, TASKS[name], positions=False), **KINDS)
-        same(a.hidden_states, b.hidden_states)
-        same(a.attentions, b.attentions)
-        for weights in a.attentions:
-            torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), rtol=0, atol=1e-12)
-        plain = ours(ids, **given | ({"position_ids": positions} if given else {}))
-        assert plain.hidden_states is None
-        assert plain.attentions is None
+        for kind in kinds:
+            same(a[kind], b[kind])
+            for weights in a[kind] if "attentions" in kind else ():
+                torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), rtol=0, atol=1e-12)
+        plain = ours(ids, **given)
+        assert not set(kinds) & set(plain)
         last = next(key for key in a if "logits" in key or key == "last_hidden_state")
         torch.testing.assert_close(a[last], plain[last], rtol=0, atol=1e-10)
     assert hooks_of(ours) == 0

@@ -8,7 +8,7 @@ import torch
 
 from minihf.inspection.batches import MASKS, make_batch, takes
 from minihf.inspection.compare import KeepDouble
-from minihf.inspection.families import DECODERS, FAMILIES
+from minihf.inspection.families import DECODERS, ENCODER_DECODERS, FAMILIES
 from minihf.inspection.half import half_precision_errors
 from minihf.inspection.pairs import assert_parity, chunked, heads_of, make_pair, variants_of
 from minihf.models.architectures import class_for
@@ -21,7 +21,14 @@ CAUSAL = [
     (model_type, name)
     for model_type, name in HEADS
     if class_for(model_type, heads_of(model_type)[name]).can_generate
-    or (model_type in DECODERS and (model_type, name) in BASES)
+    or (model_type in DECODERS | ENCODER_DECODERS and (model_type, name) in BASES)
+]
+# The reference's encoder-decoders take no positions, and count padding on the left.
+PADDED = [
+    (*head, mask)
+    for head in dict.fromkeys(BASES + CAUSAL)
+    for mask in ("right", "left")
+    if mask == "right" or head[0] not in ENCODER_DECODERS
 ]
 
 
@@ -47,12 +54,13 @@ def test_a_text_read_in_pieces_through_the_cache_equals_the_reference_reading_it
 ):
     pair = make_pair(model_type, class_name).to(torch.float64)
     batch = make_batch(pair.ours, "Model", mask)
-    if "attention_mask" in batch:
+    if "attention_mask" in batch and takes(pair.ours, "position_ids"):
         batch["position_ids"] = positions_from_mask(batch["attention_mask"])
     with KeepDouble():
         theirs = pair.theirs.eval()(**batch, use_cache=False)[0]
     ours = chunked(pair.ours.eval(), batch, sizes)
-    real = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    side = "decoder_" if "decoder_input_ids" in batch else ""
+    real = batch.get(side + "attention_mask", torch.ones_like(batch[side + "input_ids"])).bool()
     torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=1e-10)
 
 
@@ -61,15 +69,15 @@ def test_a_future_token_never_changes_the_past(model_type, class_name):
     ours = make_pair(model_type, class_name).ours.double()
     batch = make_batch(ours, "Model", "full")
     before = ours(**batch)[0]
-    batch["input_ids"][:, 6] += 1
+    ids = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
+    ids[:, 6] = (ids[:, 6] + 1) % ours.config.vocab_size
     after = ours(**batch)[0]
     assert torch.equal(before[:, :6], after[:, :6])
     assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 
 @pytest.mark.parametrize("impl", ["eager", "sdpa"])
-@pytest.mark.parametrize("mask", ["right", "left"])
-@pytest.mark.parametrize("model_type, class_name", dict.fromkeys(BASES + CAUSAL))
+@pytest.mark.parametrize("model_type, class_name, mask", PADDED)
 def test_a_padded_batch_equals_its_rows_one_by_one(model_type, class_name, mask, impl):
     ours = make_pair(model_type, class_name).ours.double()
     ours.set_attn_implementation(impl)
@@ -78,8 +86,14 @@ def test_a_padded_batch_equals_its_rows_one_by_one(model_type, class_name, mask,
     if not FAMILIES[model_type].positions_from_mask and takes(ours, "position_ids"):  # it would count padding, too
         batch["position_ids"] = positions_from_mask(batch["attention_mask"])
     together = ours(**batch)[0]
-    for row, real in enumerate(batch["attention_mask"].bool()):
-        alone = {name: x[row : row + 1, real] for name, x in batch.items()}
+    sides = {name: batch[name].bool() for name in batch if name.endswith("attention_mask")}
+    for row in range(len(together)):
+        reals = {name.removesuffix("attention_mask"): real[row] for name, real in sides.items()}
+        alone = {
+            name: x[row : row + 1, reals["decoder_" if name.startswith("decoder_") else ""]]
+            for name, x in batch.items()
+        }
+        real = reals.get("decoder_", reals[""])
         torch.testing.assert_close(ours(**alone)[0][0], together[row, real], rtol=0, atol=1e-12)
 
 
