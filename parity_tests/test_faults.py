@@ -12,6 +12,8 @@ from parity_tests.faults import (  # noqa: F401  each plants its own
     electra,
     gpt2,
     llama,
+    mistral,
+    mixtral,
     openai_gpt,
     roberta,
     shared,

@@ -14,7 +14,7 @@ from minihf.models.auto import ARCHITECTURES
 from minihf.models.recording import recording
 
 SIZES = {"hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": 19}
-SIZES |= {"vocab_size": 37, "pad_token_id": 0}
+SIZES |= {"vocab_size": 37, "pad_token_id": 0, "num_key_value_heads": 5, "intermediate_size": 28}
 TASKS = {name: task for _, tasks in ARCHITECTURES.values() for task, name in tasks.items() if task != "Config"}
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)
@@ -31,6 +31,8 @@ def pair(name: str, impl: str = "eager", **changes):
     cls, theirs_class = CLASSES[name], getattr(transformers, name)
     changes = {**SIZES, **changes}
     theirs = theirs_class(theirs_class.config_class(**changes, attn_implementation="eager")).eval().double()
+    if hasattr(theirs.config, "num_local_experts"):
+        theirs.set_experts_implementation("eager")  # the other ways know no float64
     for parameter in theirs.parameters():
         parameter.normal_(std=0.3)
     ours = cls(cls.config_class(**changes, attn_implementation=impl)).eval().double()
