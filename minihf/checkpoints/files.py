@@ -87,6 +87,12 @@ class Weights:
             raise ValueError(f"{info.file} was closed; open it again to read {name!r}")
         return as_tensor(info, self._storages[name])
 
+    def take(self, name: str) -> Tensor:
+        """As `read`, for the last time: a file of which every tensor was taken is let go, and its pages with it."""
+        tensor = self.read(name)
+        self._storages.pop(name, None)
+        return tensor
+
     def close(self) -> None:
         """Lets go of the files; each stays mapped as long as a tensor read from it lives."""
         self._storages.clear()

@@ -193,7 +193,7 @@ def cache_of(model: Model) -> KeyValueCache | None:
     positions = model.position_limit or getattr(config, "max_position_embeddings", None)
     return KeyValueCache(
         bytes_per_token={dtype: numbers * as_dtype(dtype).itemsize for dtype in MEMORY_DTYPES},
-        tokens=positions if window is None else window - 1,
+        tokens=positions if window is None else min(window - 1, positions or window),
         window=window is not None,
     )
 

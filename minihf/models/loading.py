@@ -102,9 +102,9 @@ def load_pretrained(
         for name, key in ledger.loaded.items():
             parameter, target = expected[name]
             if isinstance(target, nn.Parameter):  # and no part of one
-                place(model, parameter, weights.read(key).to(device=device, dtype=dtype))
+                place(model, parameter, weights.take(key).to(device=device, dtype=dtype))
             else:
-                fill(model, parameter, name, weights.read(key), dtype, device)
+                fill(model, parameter, name, weights.take(key), dtype, device)
 
     reconcile_ties(model, ledger)
     model.to(device)  # what no file holds: tables that a model computes

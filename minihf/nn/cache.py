@@ -66,8 +66,10 @@ class LayerCache:
         new = k.size(2)
         past = self.length if window is None else min(self.length, window - 1)
         first, self.length = self.used - past, self.length + new
-        # Autograd keeps what it needs for the way back by reference: writing in place would spoil it.
-        if self.keys is None or torch.is_grad_enabled() or (window is not None and new >= window):
+        # Autograd keeps what it needs for the way back by reference: writing in place would spoil it. What inference mode
+        # made may be written to there only.
+        frozen = torch.is_grad_enabled() or (self.keys is not None and is_frozen(self.keys))
+        if self.keys is None or frozen or (window is not None and new >= window):
             if past:
                 k = torch.cat([self.keys.narrow(2, first, past), k], dim=2)
                 v = torch.cat([self.values.narrow(2, first, past), v], dim=2)
@@ -86,6 +88,10 @@ class LayerCache:
     def reorder(self, rows: Tensor) -> None:
         if self.keys is not None:
             self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+
+
+def is_frozen(x: Tensor) -> bool:
+    return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def last(x: Tensor, tokens: int) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from minihf import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
-from minihf.checkpoints.files import CheckpointError
+from minihf.checkpoints.files import CheckpointError, Weights
 from minihf.models.loading import NoValuesOnMeta
 
 
@@ -285,3 +286,25 @@ def test_what_is_wrong_is_told_on_the_meta_device_as_on_any(tmp_path):
     assert wrong().count("(7, 8) in the file, (8, 8) in the model") == 2
     (tmp_path / "config.json").write_text(config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
     assert wrong().count("missing from the file") == 9
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+def test_a_shard_that_was_converted_is_let_go_before_the_next(tmp_path, monkeypatch):
+    """Its pages are the file's, but they are resident as long as it is mapped."""
+    config = GPT2Config(vocab_size=97, n_embd=16, n_head=2, n_layer=3, n_positions=9)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path, max_shard_size=20_000)
+    shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 2
+    mapped, take = [], Weights.take
+
+    def spy(self, name):
+        tensor = take(self, name)
+        maps = Path("/proc/self/maps").read_text()
+        mapped.append([shard for shard in shards if str(tmp_path / shard) in maps])
+        return tensor
+
+    monkeypatch.setattr(Weights, "take", spy)
+    GPT2LMHeadModel.from_pretrained(tmp_path, dtype=torch.float64)
+    assert mapped[0] == shards
+    assert len(mapped[-1]) == 1
+    assert all(len(later) <= len(earlier) for earlier, later in pairwise(mapped))

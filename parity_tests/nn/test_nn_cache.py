@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from minihf.inspection.pairs import make_pair
 from minihf.nn.attention import attend
 from minihf.nn.cache import Cache
 
@@ -192,3 +193,15 @@ def test_dtype_is_kept(dtype):
     for _ in range(5):
         k, v = cache.update(0, torch.ones(1, 1, 1, 2, dtype=dtype), torch.ones(1, 1, 1, 2, dtype=dtype))
     assert k.dtype == v.dtype == dtype
+
+
+def test_what_inference_mode_cached_can_be_continued_outside_it():
+    model = make_pair("gpt2", "GPT2LMHeadModel").ours
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.inference_mode():
+        cache = model(ids[:, :2]).past_key_values
+        model(ids[:, 2:3], past_key_values=cache)
+    with torch.no_grad():
+        outside = model(ids[:, 3:4], past_key_values=cache).logits
+        model(ids[:, 4:], past_key_values=cache)
+        torch.testing.assert_close(outside, model(ids).logits[:, 3:4])
