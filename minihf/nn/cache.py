@@ -66,8 +66,8 @@ class LayerCache:
         new = k.size(2)
         past = self.length if window is None else min(self.length, window - 1)
         first, self.length = self.used - past, self.length + new
-        # Autograd keeps what it needs for the way back by reference: writing in place would spoil it. What inference mode
-        # made may be written to there only.
+        # Autograd keeps what it needs for the way back by reference: writing in place would spoil it. What was made in
+        # inference mode may be written to there only.
         frozen = torch.is_grad_enabled() or (self.keys is not None and is_frozen(self.keys))
         if self.keys is None or frozen or (window is not None and new >= window):
             if past:
