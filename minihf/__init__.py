@@ -132,6 +132,22 @@ _HOMES = {
         "OpenAIGPTLMHeadModel",
         "OpenAIGPTModel",
     ],
+    "minihf.models.mistral": [
+        "MistralConfig",
+        "MistralForCausalLM",
+        "MistralForQuestionAnswering",
+        "MistralForSequenceClassification",
+        "MistralForTokenClassification",
+        "MistralModel",
+    ],
+    "minihf.models.mixtral": [
+        "MixtralConfig",
+        "MixtralForCausalLM",
+        "MixtralForQuestionAnswering",
+        "MixtralForSequenceClassification",
+        "MixtralForTokenClassification",
+        "MixtralModel",
+    ],
     "minihf.models.llama": [
         "LlamaConfig",
         "LlamaForCausalLM",

@@ -1,4 +1,4 @@
-"""The command line: `minihf parity` for readers and for CI.
+"""The command line: `minihf parity` for readers and for CI, `minihf describe` for all who are handed a checkpoint.
 
 Nothing heavy is imported before a command asks for it, so that `minihf --help` answers at once.
 """
@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:
-        parser.error("no command was given; there is one: minihf parity")
+        parser.error("no command was given; there are: minihf describe, minihf parity")
+    if args.command == "describe":
+        return _describe(args)
     if args.target is not None and args.architecture is not None:
         parser.error("--architecture chooses among freshly made checkpoints; leave it out beside a folder or name")
     return _parity(args)
@@ -28,6 +30,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="minihf", description="The Hugging Face course's stack in plain PyTorch.")
     parser.add_argument("--version", action="version", version=f"minihf {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
+    describe = commands.add_parser(
+        "describe",
+        help="what is in a checkpoint: sizes, parameters, memory",
+        description="Describe a checkpoint without reading its weights: class and sizes, parameters by module, what it "
+        "takes in memory, what the files lack or hold besides. It may be larger than this machine's memory.",
+    )
+    describe.add_argument("target", metavar="FOLDER_OR_NAME", help="a checkpoint's folder, or its name on the hub")
+    describe.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parity = commands.add_parser(
         "parity",
         help="compare with the reference library, tensor for tensor",
@@ -55,6 +65,19 @@ def _parity(args: argparse.Namespace) -> int:
         return run_command(args.target, json_output=args.json, architectures=args.architecture)
     except (OSError, ValueError) as error:  # what people give: a folder that is not there, a config that makes no model
         return _refuse(f"parity: {error}")
+
+
+def _describe(args: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    if find_spec("rich") is None and not args.json:
+        return _refuse("describe prints its table with rich; install it with: pip install rich, or ask for --json")
+    from minihf.inspection.describe import run_command
+
+    try:
+        return run_command(args.target, json_output=args.json)
+    except (OSError, ValueError) as error:
+        return _refuse(f"describe: {error}")
 
 
 def _refuse(reason: str) -> int:

@@ -15,6 +15,8 @@ from parity_tests.faults import (  # noqa: F401  each plants its own
     llama,
     marian,
     mbart,
+    mistral,
+    mixtral,
     openai_gpt,
     pegasus,
     roberta,

@@ -122,10 +122,14 @@ print(json.dumps({"file": minihf.__file__, "names": names, "absent": absent}))
 def test_the_command_line_without_the_reference(bare, tmp_path):
     answers = {
         arguments: run(bare / "minihf", *arguments.split(), cwd=tmp_path)
-        for arguments in ("--help", "--version", "parity", "parity folder --architecture bert", "")
+        for arguments in ("--help", "--version", "parity", "parity folder --architecture bert", "", "describe folder")
     }
-    assert [answer.returncode for answer in answers.values()] == [0, 0, 2, 2, 2]
-    assert "parity" in answers["--help"].stdout
+    assert [answer.returncode for answer in answers.values()] == [0, 0, 2, 2, 2, 2]
+    assert {"describe", "parity"} <= set(answers["--help"].stdout.split())
+    assert answers[""].stderr.endswith("no command was given; there are: minihf describe, minihf parity\n")
+    assert answers["describe folder"].stderr == (
+        "minihf describe prints its table with rich; install it with: pip install rich, or ask for --json\n"
+    )
     assert answers["--version"].stdout == "minihf 0.1.0\n"
     assert answers["parity"].stderr == (
         'minihf parity compares with the reference library; install it with: pip install "minihf[parity]"\n'

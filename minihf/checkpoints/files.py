@@ -14,7 +14,16 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from minihf.checkpoints.format import DTYPES, TensorInfo, as_tensor, broken, map_file, parse_json, write_file
+from minihf.checkpoints.format import (
+    DTYPES,
+    TensorInfo,
+    as_tensor,
+    broken,
+    map_file,
+    parse_json,
+    read_header,
+    write_file,
+)
 from minihf.checkpoints.hub import CheckpointError, Source, shortened
 
 SINGLE = "model.safetensors"
@@ -32,14 +41,17 @@ class Weights:
     `metadata` is the text that the files carry besides, such as {"format": "pt"}. Closes itself as a context manager.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, meta: bool = False) -> None:
+        self.meta = meta
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
         self._storages: dict[str, torch.UntypedStorage] = {}
 
     @classmethod
-    def open(cls, source: Source) -> "Weights":
+    def open(cls, source: Source, *, meta: bool = False) -> "Weights":
         """Finds the weights of a source and checks what their headers claim; no tensor is touched yet.
+
+        With `meta`, none will be: `read` gives tensors on the meta device, of files larger than memory, too.
 
         Raises:
             CheckpointError: a file is broken or lies (all that is wrong is listed), or the weights are no safetensors.
@@ -54,7 +66,7 @@ class Weights:
             if single is None:
                 raise
             index = None
-        weights = cls()
+        weights = cls(meta=meta)
         if index is not None:
             weights._add_shards(source.pinned(index), index, single)
         elif single is not None:
@@ -69,9 +81,17 @@ class Weights:
         It outlives `close`, and the file's being replaced by a new one, as saving does it.
         """
         info = self.tensors[name]
+        if self.meta:
+            return torch.empty(info.shape, dtype=info.dtype, device="meta")
         if name not in self._storages:
             raise ValueError(f"{info.file} was closed; open it again to read {name!r}")
         return as_tensor(info, self._storages[name])
+
+    def take(self, name: str) -> Tensor:
+        """As `read`, for the last time: a file of which every tensor was taken is let go, and its pages with it."""
+        tensor = self.read(name)
+        self._storages.pop(name, None)
+        return tensor
 
     def close(self) -> None:
         """Lets go of the files; each stays mapped as long as a tensor read from it lives."""
@@ -84,7 +104,7 @@ class Weights:
         self.close()
 
     def _add(self, path: Path) -> set[str]:
-        mapped = map_file(path)
+        mapped = read_header(path) if self.meta else map_file(path)
         self.tensors |= mapped.tensors
         self._storages |= mapped.storages
         self.metadata |= mapped.metadata

@@ -3,16 +3,19 @@
 The file is eight bytes that give the length of a JSON header, the header, which gives each tensor's dtype, shape and
 place, and the bytes of the tensors, back to back (github.com/huggingface/safetensors#format). To read it is to map it:
 no byte of a tensor is touched before it is used. As mapped bytes are used where they lie, every claim of the header is
-checked first, and all that is wrong is told at once. It is written tensor by tensor, of which at most one is copied.
+checked first, and all that is wrong is told at once. The header alone can be read, too, of a file of any size. It is
+written tensor by tensor, of which at most one is copied.
 """
 
 import json
 import math
+import mmap
 import reprlib
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,6 +50,10 @@ class TensorInfo:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -58,17 +65,48 @@ class Mapped:
 
 
 def map_file(path: Path) -> Mapped:
-    """Maps a safetensors file and checks its header. CheckpointError lists everything that is wrong with it."""
+    """Maps a safetensors file and checks its header.
+
+    Raises:
+        CheckpointError: something is wrong with it; all of it is listed.
+        MemoryError: the system promises no memory for so many bytes, all of which might be written to.
+    """
+    size = size_of(path)
+    try:  # not shared: what is written stays in this process
+        mapped = torch.UntypedStorage.from_file(str(path), False, size)
+    except RuntimeError as error:
+        if "Cannot allocate memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"{path}: the system promises no memory for a file of {size} bytes. device_map='meta' opens a model "
+            "without its weights"
+        ) from error
+    tensors, places, metadata = _header(path, torch.empty(0, dtype=torch.uint8, device="cpu").set_(mapped).numpy())
+    return Mapped(tensors, {name: mapped[begin:end] for name, (begin, end) in places.items()}, metadata)
+
+
+def read_header(path: Path) -> Mapped:
+    """As `map_file`, without storages: no byte of a tensor is read, and no memory asked for."""
+    size_of(path)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        tensors, _, metadata = _header(path, raw)
+    return Mapped(tensors, {}, metadata)
+
+
+def size_of(path: Path) -> int:
     size = path.stat().st_size
     if size < 8:
         raise broken(path, [f"{size} bytes make no safetensors file"])
-    mapped = torch.UntypedStorage.from_file(str(path), False, size)  # not shared: what is written stays in this process
-    raw = torch.empty(0, dtype=torch.uint8, device="cpu").set_(mapped).numpy()
-    length = int.from_bytes(raw[:8].tobytes(), "little")
+    return size
+
+
+def _header(path: Path, raw: Any) -> tuple[dict[str, TensorInfo], dict[str, tuple[int, int]], dict[str, str]]:
+    """Of all bytes of a file: its tensors, (first byte, byte after the last) of each, and the metadata."""
+    size, length = len(raw), int.from_bytes(bytes(raw[:8]), "little")
     if length > min(size - 8, MAX_HEADER):
         raise broken(path, [f"truncated, or no safetensors file: a header of {length} bytes in a file of {size}"])
     start = 8 + length
-    header = parse_json(path, raw[8:start].tobytes())
+    header = parse_json(path, bytes(raw[8:start]))
     metadata = header.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())):
         raise broken(path, ["'__metadata__' holds something else than texts"])
@@ -83,7 +121,7 @@ def map_file(path: Path) -> Mapped:
     problems = problems or _misplaced(places, size - start)
     if problems:
         raise broken(path, problems)
-    return Mapped(tensors, {name: mapped[start + a : start + b] for name, (a, b) in places.items()}, metadata)
+    return tensors, {name: (start + begin, start + end) for name, (begin, end) in places.items()}, metadata
 
 
 def as_tensor(info: TensorInfo, storage: torch.UntypedStorage) -> torch.Tensor:

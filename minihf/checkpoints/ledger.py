@@ -7,7 +7,8 @@ A model's `state_dict()` is the checkpoint, key for key. What cannot be mirrored
   positions where a model computes them);
 - the base model's prefix (`bert.`), which a file may lack, saved from the base model, or carry, saved from a head; in
   one of Llama's heads it is another than in the rest;
-- tied parameters, which a file holds once.
+- tied parameters, which a file holds once;
+- Mixtral's experts, which published files hold one by one, under older names (`minihf.checkpoints.experts`).
 """
 
 import re
@@ -28,7 +29,7 @@ STALE = re.compile(
 
 @dataclass
 class Ledger:
-    """Keys of the model, unless said otherwise.
+    """Keys of the model, unless said otherwise; of parameters that the file holds in parts, the keys of those.
 
     Every tensor of the file is in exactly one of `loaded` (values), `other_head`, `stale`, `mismatched` and
     `unexpected`; every parameter in exactly one of `loaded` (keys), `tied`, `new`, `mismatched` and `missing`.

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 PER_TOKEN = ("last_hidden_state", "logits", "prediction_logits", "start_logits", "end_logits", "hidden_states")
+PER_TOKEN += ("router_logits",)
 
 
 class KeepDouble(TorchFunctionMode):
@@ -119,10 +120,12 @@ def flatten(output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def keep(x: Tensor, real: Tensor) -> Tensor:
-    """(..., T, C) or (..., T), with zeros where a token is not real; a tensor without a token axis as it is.
+    """(..., T, C), (..., T) or (B * T, C), with zeros where a token is not real; without a token axis as it is.
 
     Texts are B, or B times choices, on either side.
     """
+    if x.dim() == 2 and len(x) == real.numel():
+        return x.masked_fill(~real.view(-1, 1), 0)
     for axes in (2, 3):
         texts, tokens = x.shape[: axes - 1], x.shape[axes - 1 : axes]
         if (texts.numel(), *tokens) == (real.shape[:-1].numel(), real.shape[-1]):

@@ -40,7 +40,9 @@ def listen(model: nn.Module, batch: dict[str, Tensor], *, train: bool = False, s
 
         return hear
 
-    handles = [module.register_forward_hook(hook(path)) for path, module in model.named_modules() if path]
+    # A dropout that does nothing only passes on what another module gave.
+    heeded = ((path, m) for path, m in model.named_modules() if path and (train or not isinstance(m, nn.Dropout)))
+    handles = [module.register_forward_hook(hook(path)) for path, module in heeded]
     try:
         model.train(train)
         model.zero_grad()

@@ -40,6 +40,8 @@ class Pair:
         # Loaded in half precision, the reference keeps rope's frequencies in float32; a cast would round them for good.
         kept = {name: x for name, x in self.theirs.named_buffers() if name.endswith("inv_freq")}
         self.theirs.to(device, dtype)
+        if hasattr(self.theirs.config, "num_local_experts"):  # the other ways to run experts know no float64
+            self.theirs.set_experts_implementation("eager")
         for name, x in kept.items():
             path, _, last = name.rpartition(".")
             setattr(self.theirs.get_submodule(path), last, x.to(device, torch.promote_types(dtype, torch.float32)))

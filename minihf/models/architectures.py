@@ -178,6 +178,28 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, str]]] = {
             "ForQuestionAnswering": "MT5ForQuestionAnswering",
         },
     ),
+    "mistral": (
+        "mistral",
+        {
+            "Config": "MistralConfig",
+            "Model": "MistralModel",
+            "ForCausalLM": "MistralForCausalLM",
+            "ForSequenceClassification": "MistralForSequenceClassification",
+            "ForTokenClassification": "MistralForTokenClassification",
+            "ForQuestionAnswering": "MistralForQuestionAnswering",
+        },
+    ),
+    "mixtral": (
+        "mixtral",
+        {
+            "Config": "MixtralConfig",
+            "Model": "MixtralModel",
+            "ForCausalLM": "MixtralForCausalLM",
+            "ForSequenceClassification": "MixtralForSequenceClassification",
+            "ForTokenClassification": "MixtralForTokenClassification",
+            "ForQuestionAnswering": "MixtralForQuestionAnswering",
+        },
+    ),
     "llama": (
         "llama",
         {

@@ -33,7 +33,8 @@ class Model(nn.Module):
         recorded: where hidden states and attention weights are heard (see `recording`).
         input_embeddings: the path of the token embeddings, inside the base model.
         output_embeddings: the path of the layer that gives logits over the vocabulary, if any.
-        token_heads: the paths of what a head applies to each token by itself (see `minihf.fast.packed`).
+        token_heads: the path of the module that a head applies to each token by itself, or of the first and the last
+            of several (see `minihf.fast.packed`).
         kept_in_float32: the layers whose parameters are not read as float16, where its range is too short for them.
         aliases: the name that a parameter has in another head's files -> its name here.
         can_generate: it is a causal language model, or has one as its decoder.
@@ -66,6 +67,7 @@ class Model(nn.Module):
             raise TypeError(
                 f"{type(self).__name__} takes a {self.config_class.__name__}, not a {type(config).__name__}"
             )
+        config.attn_implementation = config.attn_implementation  # fields may have changed since it was chosen
         self.config = config
         self.generation_config = GenerationConfig.from_model_config(config)  # a checkpoint may bring its own
         self.is_part = False  # of a model with a head, which is then the one to record and to answer in tuples
@@ -146,6 +148,13 @@ class Model(nn.Module):
             if "out of range in self" not in str(error):  # PyTorch's words for an id that its embedding does not have
                 raise
             raise self.explain() from error
+        except RuntimeError as error:
+            if self.is_part or self.device.type != "meta":
+                raise
+            raise RuntimeError(
+                "the model is on the meta device, where tensors have shapes and no values (device_map='meta'). What "
+                f"depends on shapes alone runs there; this does not: {error}"
+            ) from error
         as_tuple = return_dict is False or (return_dict is None and not (self.is_part or self.config.return_dict))
         return output.to_tuple() if as_tuple else output
 
@@ -172,6 +181,7 @@ class Model(nn.Module):
             )
         if self.config.is_encoder_decoder:
             raise NotImplementedError("generate does not know encoder-decoders yet: call the model token by token")
+        self.require_values("generate")
         return generate(self, *args, **kwargs)
 
     # Parts and properties
@@ -202,6 +212,13 @@ class Model(nn.Module):
     def num_parameters(self, only_trainable: bool = False) -> int:
         """How many numbers there are to learn; tied parameters count once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def require_values(self, purpose: str) -> None:
+        if any(p.is_meta for p in self.parameters()):
+            raise ValueError(
+                f"cannot {purpose}: the model is on the meta device, where parameters have shapes and no values. Load "
+                "it without device_map='meta'"
+            )
 
     def set_attn_implementation(self, impl: str) -> None:
         """ "eager", the readable oracle; "sdpa", the fused kernels; in an encoder "packed", real tokens alone."""
@@ -240,6 +257,7 @@ class Model(nn.Module):
             raise ValueError(
                 "minihf writes safetensors only: a pickle can run code when it is loaded. Leave safe_serialization out."
             )
+        self.require_values("save")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.copy(self.config)

@@ -23,9 +23,9 @@ def check_batch(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple
         )
     if input_ids is None and x.dim() != 3:
         raise ValueError(f"inputs_embeds has shape {tuple(x.shape)}, expected (batch, tokens, channels)")
-    if input_ids is not None and (x.dim() != 2 or x.is_floating_point()):
+    if input_ids is not None and (x.dim() != 2 or x.dtype not in (torch.int64, torch.int32)):
         raise ValueError(
-            f"input_ids has shape {tuple(x.shape)}, expected (batch, tokens), and is {x.dtype}, expected integers. One "
+            f"input_ids has shape {tuple(x.shape)}, expected (batch, tokens), and is {x.dtype}, expected int64. One "
             "text is a batch of one: input_ids[None], or tokenizer(text, return_tensors='pt')"
         )
     if x.shape[1] == 0:

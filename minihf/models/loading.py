@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from minihf.checkpoints.experts import apart, as_in_file
 from minihf.checkpoints.files import CheckpointError, Weights, read_json
 from minihf.checkpoints.hub import Source
 from minihf.checkpoints.ledger import Ledger, match
@@ -53,7 +54,8 @@ def load_pretrained(
         dtype: of the parameters: a dtype, its name, or "auto": the config's, else that of the file's first tensor. None
             is float32.
         attn_implementation: "sdpa" (the default), "eager" or, of an encoder, "packed" (see `minihf.fast.packed`).
-        device_map: the device to load to: "cuda", "cuda:1", "cpu"; "auto" is the GPU where there is one.
+        device_map: the device to load to: "cuda", "cuda:1", "cpu"; "auto" is the GPU where there is one. "meta" checks
+            the file and makes the model, and reads no weight: tensors have shapes and no values.
         strict: False loads what fits, and initialises what is missing.
         ignore_mismatched_sizes: initialise parameters that have another shape in the file afresh.
         output_loading_info: return (model, ledger as a dict) instead of the model.
@@ -65,6 +67,7 @@ def load_pretrained(
     Raises:
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: a file is broken, or does not fit the model; it lists everything that is wrong.
+        MemoryError: a file is too large to be mapped on this machine.
     """
     if trust_remote_code:
         raise ValueError("minihf runs no code that a checkpoint brings: leave trust_remote_code out")
@@ -76,15 +79,16 @@ def load_pretrained(
         config.attn_implementation = attn_implementation
     device = pick_device(device_map)
 
-    with Weights.open(source) as weights:
+    with Weights.open(source, meta=device.type == "meta") as weights:
         try:
             with torch.device("meta"), NoValuesOnMeta():
                 model = cls(config)
         except (RuntimeError, MemoryError, OverflowError) as error:
             raise CheckpointError(f"{source}: the config's numbers make no model: {error}") from error
+        expected = as_in_file(weights.tensors, model.state_dict(keep_vars=True))
         ledger = match(
             weights.tensors,
-            {name: x.shape for name, x in model.state_dict().items()},
+            {name: tensor.shape for name, (_, tensor) in expected.items()},
             prefix=cls.base_model_prefix,
             other_prefixes=cls.other_prefixes,
             is_base=model.base_model is model,
@@ -95,9 +99,13 @@ def load_pretrained(
         ledger.check(source.name, strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
         dtype = pick_dtype(dtype if torch_dtype is None else torch_dtype, config, weights)
         fresh = [*ledger.new, *ledger.missing, *(key for key, _, _ in ledger.mismatched)]
-        initialise(model, fresh, dtype, device)
+        initialise(model, [*dict.fromkeys(expected[name][0] for name in fresh)], dtype, device)
         for name, key in ledger.loaded.items():
-            place(model, name, weights.read(key).to(device=device, dtype=dtype_of(model, name, dtype)))
+            parameter, _ = expected[name]
+            if name == parameter:  # and no part of one
+                place(model, parameter, weights.take(key).to(device=device, dtype=dtype_of(model, name, dtype)))
+            else:
+                fill(model, parameter, name, weights.take(key), dtype, device)
 
     reconcile_ties(model, ledger)
     model.to(device)  # what no file holds: tables that a model computes
@@ -106,7 +114,7 @@ def load_pretrained(
     if generation is not None:
         model.generation_config = GenerationConfig.from_file(generation)
     untrained = [name for name in fresh if name not in dict(model.named_buffers())]  # a buffer is not learned
-    if untrained:
+    if untrained and device.type != "meta":
         logger.warning(
             "%s: not in the checkpoint %s, and newly initialised: %s. Train the model before you use it.",
             cls.__name__,
@@ -194,6 +202,13 @@ def place(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, last, tensor if last in module._buffers else nn.Parameter(tensor))
 
 
+def fill(model: nn.Module, name: str, part: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    """Copy a tensor to its part of the parameter of that name, which gets memory with its first part."""
+    if model.get_parameter(name).is_meta:
+        place(model, name, torch.empty_like(model.get_parameter(name), dtype=dtype, device=device))
+    apart(name, model.get_parameter(name).data)[part].copy_(tensor)
+
+
 def initialise(model: "Model", names: list[str], dtype: torch.dtype, device: torch.device) -> None:
     """First values for parameters that no file holds. The others are still on the meta device, out of reach."""
     state = model.state_dict()
@@ -210,7 +225,12 @@ def reconcile_ties(model: "Model", ledger: Ledger) -> None:
     for target, source in model.ties().items():
         if ledger.tied.get(source) == target:  # the file has only the other name of it
             place(model, source, model.get_parameter(target).data)
-        elif target in ledger.loaded and not torch.equal(model.get_parameter(target), model.get_parameter(source)):
+        elif target in ledger.loaded and differ(model.get_parameter(target), model.get_parameter(source)):
             model.untied.add(target)
             logger.warning("%s and %s differ in the checkpoint, so they are not tied", target, source)
     model.tie_weights()
+
+
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have different values. On the meta device none have any, and the config's word counts."""
+    return not a.is_meta and not torch.equal(a, b)

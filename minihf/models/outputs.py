@@ -102,6 +102,26 @@ class CausalLMOutput(Output):
 
 
 @dataclass(eq=False)
+class MoeModelOutput(Output):
+    last_hidden_state: Tensor | None = None  # (B, T, C)
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None  # one a layer, (B * T, experts)
+
+
+@dataclass(eq=False)
+class MoeCausalLMOutput(Output):
+    loss: Tensor | None = None  # with a share of aux_loss, where that is there
+    aux_loss: Tensor | None = None  # how unevenly the experts are used
+    logits: Tensor | None = None  # (B, T, V): of the next token
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None  # one a layer, (B * T, experts)
+
+
+@dataclass(eq=False)
 class MaskedLMOutput(Output):
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, T, V): of the token itself

@@ -2,7 +2,8 @@
 
 A causal model that has read T tokens needs nothing of them but their keys and values, one pair a layer. Appending to a
 tensor would copy all T at every new token; here a layer's buffer doubles when it is full, so that writing T tokens one
-by one copies each of them about once in all.
+by one copies each of them about once in all. A layer whose tokens see a window of W tokens keeps the last W - 1, in a
+buffer of at most twice the window, through which they move.
 """
 
 import torch
@@ -26,14 +27,18 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """How many past tokens it holds."""
+        """How many tokens it has been given, dropped ones included."""
         return self.layers[0].length if self.layers else 0
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the new tokens' keys and values (B, H, Q, D) of a layer; return those of all tokens (B, H, K, D)."""
+    def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+        """Append the new tokens' keys and values (B, H, Q, D) of a layer; return those of all tokens (B, H, K, D).
+
+        With a window, of the last window - 1 + Q: what the first of the new tokens sees, and all after it. Earlier ones
+        are dropped.
+        """
         while len(self.layers) <= layer:
             self.layers.append(LayerCache())
-        return self.layers[layer].append(k, v)
+        return self.layers[layer].append(k, v, window)
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i hold what row `rows[i]` held: (B',) indices, for beams that are kept, copied or dropped."""
@@ -45,40 +50,58 @@ class Cache:
 
 
 class LayerCache:
-    """The keys and values of one layer, in buffers (B, H, capacity, D); the first `length` tokens are in use."""
+    """The keys and values of one layer, in buffers (B, H, capacity, D).
+
+    Of `length` tokens in all, those that are kept are the last of the first `used` places.
+    """
 
     def __init__(self):
-        self.length = 0
+        self.length = self.used = 0
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        new = k.size(2)
-        if self.keys is None:
-            self.keys, self.values, self.length = k, v, new  # the prompt's own; the next token finds them full
-            return k, v
-        if k.size(0) != self.keys.size(0):
+    def append(self, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+        if self.keys is not None and k.size(0) != self.keys.size(0):
             raise ValueError(f"the cache holds {self.keys.size(0)} texts, and {k.size(0)} came: use one cache a batch")
-        start, self.length = self.length, self.length + new
-        if torch.is_grad_enabled():
-            # Autograd keeps what it needs for the way back by reference: writing in place would spoil it.
-            self.keys = torch.cat([self.keys.narrow(2, 0, start), k], dim=2)
-            self.values = torch.cat([self.values.narrow(2, 0, start), v], dim=2)
-            return self.keys, self.values
-        if self.length > self.keys.size(2):
-            self.keys, self.values = grown(self.keys, start, self.length), grown(self.values, start, self.length)
-        self.keys.narrow(2, start, new).copy_(k)
-        self.values.narrow(2, start, new).copy_(v)
-        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
+        new = k.size(2)
+        past = self.length if window is None else min(self.length, window - 1)
+        first, self.length = self.used - past, self.length + new
+        # Autograd keeps what it needs for the way back by reference: writing in place would spoil it. What was made in
+        # inference mode may be written to there only.
+        frozen = torch.is_grad_enabled() or (self.keys is not None and is_frozen(self.keys))
+        if self.keys is None or frozen or (window is not None and new >= window):
+            if past:
+                k = torch.cat([self.keys.narrow(2, first, past), k], dim=2)
+                v = torch.cat([self.values.narrow(2, first, past), v], dim=2)
+            kept = past + new if window is None else min(past + new, window - 1)
+            # A prompt's own keys are kept as they are; the next token finds them full.
+            self.keys, self.values, self.used = last(k, kept), last(v, kept), kept
+            return k, v
+        if self.used + new > self.keys.size(2):
+            self.keys, self.values = grown(self.keys, first, past, new), grown(self.values, first, past, new)
+            first, self.used = 0, past
+        self.keys.narrow(2, self.used, new).copy_(k)
+        self.values.narrow(2, self.used, new).copy_(v)
+        self.used += new
+        return self.keys.narrow(2, first, past + new), self.values.narrow(2, first, past + new)
 
     def reorder(self, rows: Tensor) -> None:
         if self.keys is not None:
             self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
 
 
-def grown(buffer: Tensor, used: int, needed: int) -> Tensor:
-    """A buffer of twice the size that is needed, with what was in use of the old one."""
+def is_frozen(x: Tensor) -> bool:
+    return x.is_inference() and not torch.is_inference_mode_enabled()
+
+
+def last(x: Tensor, tokens: int) -> Tensor:
+    """The last tokens of (B, H, K, D), in memory of their own where that is not all, so that the rest can go."""
+    return x if tokens == x.size(2) else x.narrow(2, x.size(2) - tokens, tokens).clone()
+
+
+def grown(buffer: Tensor, first: int, past: int, new: int) -> Tensor:
+    """A buffer of twice the size that is needed, with what is still needed of the old one at its beginning."""
     batch, heads, _, channels = buffer.shape
-    larger = buffer.new_empty(batch, heads, 2 * needed, channels)
-    larger.narrow(2, 0, used).copy_(buffer.narrow(2, 0, used))
+    larger = buffer.new_empty(batch, heads, 2 * (past + new), channels)
+    larger.narrow(2, 0, past).copy_(buffer.narrow(2, first, past))
     return larger

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 
-def lower_triangle(queries: int, keys: int, *, device: torch.device | None = None) -> Tensor:
-    """(1, 1, Q, K): no token sees a later one. The last query stands at the last key (past keys come first)."""
-    triangle = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def lower_triangle(
+    queries: int, keys: int, *, window: int | None = None, device: torch.device | None = None
+) -> Tensor:
+    """(1, 1, Q, K): no token sees a later one. The last query stands at the last key (past keys come first).
+
+    With a window, it is a band: a token sees the last `window` tokens, of which it is one.
+    """
+    past = keys - queries
+    triangle = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(past)
+    if window is not None:
+        triangle = triangle.triu(past - window + 1)
     return triangle[None, None]
 
 
@@ -46,17 +54,35 @@ def encoder_mask(
 
 
 def decoder_mask(
-    attention_mask: Tensor | None, scores: tuple[int, int, int, int], *, dtype: torch.dtype
+    attention_mask: Tensor | None,
+    scores: tuple[int, int, int, int],
+    *,
+    dtype: torch.dtype,
+    window: int | None = None,
+    device: torch.device | None = None,
 ) -> Tensor | None:
     """Every token sees the real tokens up to itself: (B, 1, Q, K), or None where the causal rule says it all.
 
     The arguments are `encoder_mask`'s; the queries are the last Q of the K tokens.
+
+    Args:
+        window: a token sees no more than the last so many, itself and padding counted (Mistral). The mask then lies on
+            the keys that a cache of that window gives, the last window - 1 + Q, while `attention_mask` has an entry for
+            each token still. A ready mask alone decides, window or not, over the keys that are left.
+        device: of the mask, where a window needs one and no `attention_mask` came.
     """
-    mask = encoder_mask(attention_mask, scores, dtype=dtype)
-    _, _, queries, keys = scores
-    if mask is None or queries == 1 or attention_mask.dim() == 4:
+    batch, heads, queries, tokens = scores
+    keys = tokens if window is None else min(tokens, window - 1 + queries)
+    if keys < tokens and attention_mask is not None:
+        encoder_mask(attention_mask, scores, dtype=dtype)  # which refuses a mask of another length than it came in
+        attention_mask = attention_mask[..., -keys:]
+    mask = encoder_mask(attention_mask, (batch, heads, queries, keys), dtype=dtype)
+    if queries == 1 or (attention_mask is not None and attention_mask.dim() == 4):
         return mask
-    return mask & lower_triangle(queries, keys, device=mask.device)
+    if window is None or keys <= window:
+        return mask if mask is None else mask & lower_triangle(queries, keys, device=mask.device)
+    band = lower_triangle(queries, keys, window=window, device=device if mask is None else mask.device)
+    return band if mask is None else mask & band
 
 
 def ready_mask(mask: Tensor, scores: tuple[int, int, int, int], *, dtype: torch.dtype) -> Tensor:

@@ -209,6 +209,8 @@ def _check(message: Any, where: str, template: str) -> None:
     said = {key for key, value in message.items() if value is not None}
     # what an assistant calls or thinks may stand in the place of content, if the template reads it
     others = [key for key in said - {"role", "content"} if str(key) in template]
+    if isinstance(message.get("role"), str) and "tool_calls" in said and not ("content" in said or others):
+        raise ValueError(f"{where} has no 'content', and the template does not read 'tool_calls': nothing is said")
     if not isinstance(message.get("role"), str) or not ("content" in said or others):
         raise ValueError(f"{where} is {_told(message)}; a message has a 'role' and a 'content', as in {FORM}")
 

@@ -57,6 +57,9 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
 def error_of(folder: Path) -> str:
     with pytest.raises(CheckpointError) as told:
         Weights.open(Source(str(folder)))
+    with pytest.raises(CheckpointError) as told_of_headers:
+        Weights.open(Source(str(folder)), meta=True)
+    assert str(told_of_headers.value) == str(told.value)
     return str(told.value)
 
 
@@ -160,6 +163,44 @@ def test_unaligned_tensors_are_copied_to_an_aligned_place(tmp_path):
     x = load(tmp_path)["x"]
     assert x.data_ptr() % 8 == 0
     assert same(x, torch.arange(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("limit", ["1GB", 50])
+def test_headers_alone(tmp_path, limit):
+    tensors = some_tensors()
+    save_weights(tmp_path, tensors, max_shard_size=limit)
+    with Weights.open(Source(str(tmp_path))) as weights:
+        mapped, metadata = weights.tensors, weights.metadata
+    with Weights.open(Source(str(tmp_path)), meta=True) as weights:
+        assert weights.tensors == mapped
+        assert weights.metadata == metadata
+        assert {name: info.nbytes for name, info in mapped.items()} == {name: t.nbytes for name, t in tensors.items()}
+        for name, tensor in tensors.items():
+            read = weights.read(name)
+            assert (read.is_meta, read.dtype, read.shape) == (True, tensor.dtype, tensor.shape)
+        with pytest.raises(KeyError):
+            weights.read("no such tensor")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_file_that_the_system_promises_no_memory_for(tmp_path):
+    """Mapped to be written to, it counts as memory; its header does not."""
+    hollow(tmp_path, 40_000)
+    code = (
+        "import re, resource, sys\n"
+        "from minihf.checkpoints.files import Source, Weights\n"
+        "used = 1024 * int(re.search(r'VmSize:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
+        "Weights.open(Source(sys.argv[1]), meta=True)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, -1))\n"
+        "try:\n"
+        "    Weights.open(Source(sys.argv[1]))\n"
+        "except MemoryError as error:\n"
+        "    print(error)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert f"{tmp_path / SINGLE}: the system promises no memory" in done.stdout, done.stderr
+    assert "device_map='meta'" in done.stdout
 
 
 # The hub's cache: snapshots of links into ../../blobs

@@ -14,7 +14,7 @@ from minihf.models.auto import ARCHITECTURES, AutoConfig, AutoModel, class_for
 
 AUTOS = {name: cls for name, cls in vars(auto).items() if name.startswith("AutoModel")}
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
-SIZES |= {"vocab_size": 37, "pad_token_id": 0, "embedding_size": 12}
+SIZES |= {"vocab_size": 37, "pad_token_id": 0, "embedding_size": 12, "num_key_value_heads": 3, "intermediate_size": 20}
 SIZES |= {"decoder_layers": 2, "decoder_attention_heads": 2}
 
 

@@ -11,8 +11,8 @@ import transformers
 from minihf.models.auto import ARCHITECTURES
 
 SIZES = {"hidden_size": 60, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": 64}
-SIZES |= {"vocab_size": 301, "pad_token_id": 3, "decoder_layers": 2, "decoder_attention_heads": 6}
-SIZES |= {"num_decoder_layers": 2}  # T5's
+SIZES |= {"vocab_size": 301, "pad_token_id": 3, "num_key_value_heads": 5, "intermediate_size": 70}
+SIZES |= {"decoder_layers": 2, "decoder_attention_heads": 6, "num_decoder_layers": 2}  # the last is T5's
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)
     for module, tasks in ARCHITECTURES.values()

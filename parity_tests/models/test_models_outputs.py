@@ -12,7 +12,8 @@ from minihf.models.auto import ARCHITECTURES
 from minihf.models.outputs import CausalLMOutput, Output, SequenceClassifierOutput
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
-SIZES |= {"vocab_size": 37, "pad_token_id": 0, "eos_token_id": 2, "decoder_layers": 2, "decoder_attention_heads": 2}
+SIZES |= {"vocab_size": 37, "pad_token_id": 0, "num_key_value_heads": 3, "intermediate_size": 20}
+SIZES |= {"eos_token_id": 2, "decoder_layers": 2, "decoder_attention_heads": 2}
 SIZES |= {"num_decoder_layers": 2, "decoder_start_token_id": 0}  # T5's
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)

@@ -14,8 +14,8 @@ from minihf.models.auto import ARCHITECTURES
 from minihf.models.recording import recording
 
 SIZES = {"hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": 19}
-SIZES |= {"vocab_size": 37, "pad_token_id": 0, "eos_token_id": 2, "decoder_layers": 2, "decoder_attention_heads": 4}
-SIZES |= {"num_decoder_layers": 2}  # T5's
+SIZES |= {"vocab_size": 37, "pad_token_id": 0, "num_key_value_heads": 5, "intermediate_size": 28}
+SIZES |= {"eos_token_id": 2, "decoder_layers": 2, "decoder_attention_heads": 4, "num_decoder_layers": 2}
 TASKS = {name: task for _, tasks in ARCHITECTURES.values() for task, name in tasks.items() if task != "Config"}
 CLASSES = {
     name: getattr(import_module(f"minihf.models.{module}"), name)
@@ -32,6 +32,8 @@ def pair(name: str, impl: str = "eager", **changes):
     cls, theirs_class = CLASSES[name], getattr(transformers, name)
     changes = {**SIZES, **changes}
     theirs = theirs_class(theirs_class.config_class(**changes, attn_implementation="eager")).eval().double()
+    if hasattr(theirs.config, "num_local_experts"):
+        theirs.set_experts_implementation("eager")  # the other ways know no float64
     for parameter in theirs.parameters():
         if parameter.requires_grad:  # others are tables that we compute
             parameter.normal_(std=0.3)

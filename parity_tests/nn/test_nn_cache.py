@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from minihf.inspection.pairs import make_pair
 from minihf.nn.attention import attend
 from minihf.nn.cache import Cache
 
@@ -34,6 +35,53 @@ def test_chunked_updates_equal_one(seed):
             assert torch.equal(got[1], v[layer, :, :, : at + size])
         at += size
         assert cache.length == at
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 4, 9, None])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_cache_gives_what_the_window_sees(seed, window, grad):
+    rng = random.Random(seed)
+    k, v = torch.randn(2, B, H, 50, D)
+    cache, at = Cache(), 0
+    with torch.set_grad_enabled(grad):
+        while at < 50:
+            new = min(rng.choice([1, 1, 1, 2, 3, 4, 8, 9, 20]), 50 - at)
+            first = 0 if window is None else max(0, at - window + 1)
+            seen = cache.update(0, k[:, :, at : at + new], v[:, :, at : at + new], window)
+            at += new
+            assert torch.equal(seen[0], k[:, :, first:at])
+            assert torch.equal(seen[1], v[:, :, first:at])
+            assert cache.length == at
+
+
+@torch.no_grad()
+def test_a_window_moves_through_its_buffer():
+    """At most twice the window is held, and at a move no more than the window is copied."""
+    total, window, cache, moves, place = 2000, 50, Cache(), 0, None
+    for _ in range(total):
+        k, _ = cache.update(0, torch.randn(1, 1, 1, 4), torch.randn(1, 1, 1, 4), window)
+        assert cache.layers[0].keys.shape[2] <= 2 * window
+        store = k.untyped_storage().data_ptr()
+        moves, place = moves + (place != store), store
+    assert cache.length == total
+    assert k.shape[2] == window
+    assert moves <= total / (window - 1) + 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [[1, 0], [0, 0], [1], [1, 1, 0]])
+def test_reorder_moves_what_a_window_sees(rows):
+    k, v = torch.randn(2, B, H, 30, D)
+    for split in (2, 7, 8, 25):
+        cache = Cache()
+        for part in (slice(0, split - 1), slice(split - 1, split)):
+            cache.update(0, k[:, :, part], v[:, :, part], 7)
+        cache.reorder(torch.tensor(rows))
+        for t in range(split, 30):
+            got = cache.update(0, k[rows, :, t : t + 1], v[rows, :, t : t + 1], 7)
+            assert torch.equal(got[0], k[rows, :, max(0, t - 6) : t + 1])
+            assert torch.equal(got[1], v[rows, :, max(0, t - 6) : t + 1])
 
 
 @torch.no_grad()
@@ -145,3 +193,15 @@ def test_dtype_is_kept(dtype):
     for _ in range(5):
         k, v = cache.update(0, torch.ones(1, 1, 1, 2, dtype=dtype), torch.ones(1, 1, 1, 2, dtype=dtype))
     assert k.dtype == v.dtype == dtype
+
+
+def test_what_inference_mode_cached_can_be_continued_outside_it():
+    model = make_pair("gpt2", "GPT2LMHeadModel").ours
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.inference_mode():
+        cache = model(ids[:, :2]).past_key_values
+        model(ids[:, 2:3], past_key_values=cache)
+    with torch.no_grad():
+        outside = model(ids[:, 3:4], past_key_values=cache).logits
+        model(ids[:, 4:], past_key_values=cache)
+        torch.testing.assert_close(outside, model(ids).logits[:, 3:4])

@@ -52,6 +52,32 @@ def test_decoder_sees_the_real_ones_up_to_itself(padded, queries):
         assert mask[b, 0, i, j] == (padded[b, j] == 1 and j <= 5 - queries + i)
 
 
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("queries", [5, 3, 2, 1])
+@pytest.mark.parametrize("padded", [None, LEFT, RIGHT, HOLES], ids=["full", "left", "right", "holes"])
+def test_decoder_sees_the_real_ones_of_the_last_of_the_window(padded, queries, window):
+    """Over the keys that a cache keeps: those that the first query sees, and all after them."""
+    mask = decoder_mask(padded, (3, 1, queries, 5), dtype=F64, window=window)
+    first = max(0, 5 - queries - window + 1)
+    if mask is None:
+        mask = lower_triangle(queries, 5 - first)
+        assert padded is None or padded[:, first:].all()
+        assert queries == 1 or 5 - first <= window
+    mask = mask.expand(3, 1, queries, 5 - first)
+    for b, i, j in itertools.product(range(3), range(queries), range(first, 5)):
+        place = 5 - queries + i
+        real = padded is None or padded[b, j] == 1
+        assert mask[b, 0, i, j - first] == (real and place - window < j <= place)
+
+
+def test_a_window_takes_its_part_of_a_ready_mask():
+    ready = torch.rand(3, 1, 2, 9) > 0.5
+    assert torch.equal(decoder_mask(ready, (3, 1, 2, 9), dtype=F64, window=4), ready[..., -5:])
+    for wrong in (torch.ones(3, 5), torch.ones(3, 8), torch.ones(3, 1, 2, 5)):
+        with pytest.raises(ValueError, match=r"expected \(3, .*9\)"):
+            decoder_mask(wrong, (3, 1, 2, 9), dtype=F64, window=4)
+
+
 def test_nothing_padded_needs_no_mask():
     for ones in (None, torch.ones(3, 5), torch.ones(3, 5, dtype=torch.bool), torch.ones(3, 5, dtype=torch.long)):
         assert encoder_mask(ones, (3, 1, 5, 5), dtype=F64) is None

@@ -3,6 +3,8 @@
 from minihf.inspection.families.family import Family, Variant
 
 LLAMA_LM = ("LlamaModel", "LlamaForCausalLM")
+MISTRAL_LM = ("MistralModel", "MistralForCausalLM")
+MIXTRAL_LM = ("MixtralModel", "MixtralForCausalLM")
 GPT2_LM = ("GPT2Model", "GPT2LMHeadModel")
 OPENAI_GPT_LM = ("OpenAIGPTModel", "OpenAIGPTLMHeadModel")
 # Rope's kinds, on texts within and beyond the original length (the harness's texts have up to 11 tokens).
@@ -19,6 +21,83 @@ LLAMA_ROPES = {
     "proportional": {"partial_rotary_factor": 0.5, "factor": 1.5},
 }
 DECODERS: dict[str, Family] = {
+    "mistral": Family(
+        config={
+            "vocab_size": 59,
+            "hidden_size": 30,
+            "intermediate_size": 41,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 10,
+            "sliding_window": 6,  # of the harness's 11 tokens, of which up to 5 are padding, which must see something
+            "rms_norm_eps": 1e-2,
+            "attention_dropout": 0.2,
+            "num_labels": 4,
+            "pad_token_id": 2,
+            "rope_parameters": {"rope_theta": 50.0},
+        },
+        positions_from_mask=True,
+        variants={
+            "no window": Variant({"sliding_window": None}, MISTRAL_LM),
+            "a window longer than the text": Variant({"sliding_window": 12}, MISTRAL_LM),
+            "a narrow window": Variant({"sliding_window": 3}, MISTRAL_LM),
+            "a window of the token itself": Variant({"sliding_window": 1}, MISTRAL_LM),
+            "rope linear": Variant({"rope_parameters": {"rope_type": "linear", "factor": 2.5}}, ("MistralModel",)),
+            "a key each": Variant({"num_key_value_heads": None}, MISTRAL_LM),
+            "heads of the common size": Variant({"hidden_size": 36, "head_dim": None}, MISTRAL_LM),
+            "heads that do not divide the width": Variant({"num_attention_heads": 4}, MISTRAL_LM),
+            "gelu": Variant({"hidden_act": "gelu"}, MISTRAL_LM),
+            "tied": Variant({"tie_word_embeddings": True}, ("MistralForCausalLM",)),
+            "no pad token": Variant({"pad_token_id": None}, ("MistralModel",)),
+            "classifier dropout": Variant({"classifier_dropout": 0.4}, ("MistralForTokenClassification",)),
+            "regression": Variant({"num_labels": 1}, ("MistralForSequenceClassification",)),
+            "several labels": Variant(
+                {"problem_type": "multi_label_classification"}, ("MistralForSequenceClassification",)
+            ),
+        },
+    ),
+    "mixtral": Family(
+        config={
+            "vocab_size": 59,
+            "hidden_size": 30,
+            "intermediate_size": 13,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 10,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "rms_norm_eps": 1e-2,
+            "attention_dropout": 0.2,
+            "num_labels": 4,
+            "pad_token_id": 2,
+            "rope_parameters": {"rope_theta": 50.0},
+        },
+        positions_from_mask=True,
+        variants={
+            # whose counts of tokens the reference keeps in float32
+            "auxiliary loss": Variant(
+                {"output_router_logits": True, "router_aux_loss_coef": 0.7}, MIXTRAL_LM, half_blind=True
+            ),
+            "jitter": Variant({"router_jitter_noise": 0.3}, MIXTRAL_LM),
+            "one expert a token": Variant({"num_experts_per_tok": 1}, MIXTRAL_LM),
+            "all experts": Variant({"num_experts_per_tok": 5}, MIXTRAL_LM),
+            "a window": Variant({"sliding_window": 4}, MIXTRAL_LM),
+            "theta of the class": Variant({"rope_parameters": None}, ("MixtralModel",)),
+            "heads of the common size": Variant({"hidden_size": 36, "head_dim": None}, MIXTRAL_LM),
+            "gelu": Variant({"hidden_act": "gelu"}, MIXTRAL_LM),
+            "tied": Variant({"tie_word_embeddings": True}, ("MixtralForCausalLM",)),
+            "no pad token": Variant({"pad_token_id": None}, ("MixtralModel",)),
+            "classifier dropout": Variant({"classifier_dropout": 0.4}, ("MixtralForTokenClassification",)),
+            "regression": Variant({"num_labels": 1}, ("MixtralForSequenceClassification",)),
+            "several labels": Variant(
+                {"problem_type": "multi_label_classification"}, ("MixtralForSequenceClassification",)
+            ),
+        },
+    ),
     "llama": Family(
         config={
             "vocab_size": 59,
