@@ -28,6 +28,7 @@ from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
@@ -97,10 +98,10 @@ class LlamaAttention(nn.Module):
         self.config, self.layer = config, layer
         C, bias = config.hidden_size, config.attention_bias
         queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(C, queries, bias=bias)
-        self.k_proj = nn.Linear(C, keys, bias=bias)
-        self.v_proj = nn.Linear(C, keys, bias=bias)
-        self.o_proj = nn.Linear(queries, C, bias=bias)
+        self.q_proj = Linear(C, queries, bias=bias)
+        self.k_proj = Linear(C, keys, bias=bias)
+        self.v_proj = Linear(C, keys, bias=bias)
+        self.o_proj = Linear(queries, C, bias=bias)
 
     def forward(
         self,
@@ -126,9 +127,9 @@ class LlamaMLP(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         C, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(C, inner, bias=bias)
-        self.up_proj = nn.Linear(C, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, C, bias=bias)
+        self.gate_proj = Linear(C, inner, bias=bias)
+        self.up_proj = Linear(C, inner, bias=bias)
+        self.down_proj = Linear(inner, C, bias=bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
         self.model = LlamaModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -235,7 +236,7 @@ class LlamaForSequenceClassification(LlamaPreTrainedModel):
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
         self.model = LlamaModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()
 
     def forward(
@@ -256,7 +257,7 @@ class LlamaForTokenClassification(LlamaPreTrainedModel):
         super().__init__(config)
         self.model = LlamaModel(config)
         self.dropout = Dropout(config.head_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -281,7 +282,7 @@ class LlamaForQuestionAnswering(LlamaPreTrainedModel):
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
         self.transformer = LlamaModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2)
         self.post_init()
 
     def forward(

@@ -32,6 +32,7 @@ from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
@@ -107,10 +108,10 @@ class MistralAttention(nn.Module):
         self.config, self.layer = config, layer
         C = config.hidden_size
         queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(C, queries, bias=False)
-        self.k_proj = nn.Linear(C, keys, bias=False)
-        self.v_proj = nn.Linear(C, keys, bias=False)
-        self.o_proj = nn.Linear(queries, C, bias=False)
+        self.q_proj = Linear(C, queries, bias=False)
+        self.k_proj = Linear(C, keys, bias=False)
+        self.v_proj = Linear(C, keys, bias=False)
+        self.o_proj = Linear(queries, C, bias=False)
 
     def forward(
         self,
@@ -136,9 +137,9 @@ class MistralMLP(nn.Module):
     def __init__(self, config: MistralConfig):
         super().__init__()
         C, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(C, inner, bias=False)
-        self.up_proj = nn.Linear(C, inner, bias=False)
-        self.down_proj = nn.Linear(inner, C, bias=False)
+        self.gate_proj = Linear(C, inner, bias=False)
+        self.up_proj = Linear(C, inner, bias=False)
+        self.down_proj = Linear(inner, C, bias=False)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ class MistralForCausalLM(MistralPreTrainedModel):
     def __init__(self, config: MistralConfig):
         super().__init__(config)
         self.model = MistralModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -246,7 +247,7 @@ class MistralForSequenceClassification(MistralPreTrainedModel):
     def __init__(self, config: MistralConfig):
         super().__init__(config)
         self.model = MistralModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()
 
     def forward(
@@ -267,7 +268,7 @@ class MistralForTokenClassification(MistralPreTrainedModel):
         super().__init__(config)
         self.model = MistralModel(config)
         self.dropout = Dropout(config.head_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -286,7 +287,7 @@ class MistralForQuestionAnswering(MistralPreTrainedModel):
     def __init__(self, config: MistralConfig):
         super().__init__(config)
         self.model = MistralModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2)
         self.post_init()
 
     def forward(

@@ -35,6 +35,7 @@ from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss, upcast
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
@@ -120,10 +121,10 @@ class MixtralAttention(nn.Module):
         self.config, self.layer = config, layer
         C = config.hidden_size
         queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(C, queries, bias=False)
-        self.k_proj = nn.Linear(C, keys, bias=False)
-        self.v_proj = nn.Linear(C, keys, bias=False)
-        self.o_proj = nn.Linear(queries, C, bias=False)
+        self.q_proj = Linear(C, queries, bias=False)
+        self.k_proj = Linear(C, keys, bias=False)
+        self.v_proj = Linear(C, keys, bias=False)
+        self.o_proj = Linear(queries, C, bias=False)
 
     def forward(
         self,
@@ -176,7 +177,7 @@ class MixtralMoE(nn.Module):
     def __init__(self, config: MixtralConfig):
         super().__init__()
         self.config = config
-        self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
+        self.gate = Linear(config.hidden_size, config.num_local_experts, bias=False)
         self.experts = MixtralExperts(config)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -322,7 +323,7 @@ class MixtralForCausalLM(MixtralPreTrainedModel):
     def __init__(self, config: MixtralConfig):
         super().__init__(config)
         self.model = MixtralModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -355,7 +356,7 @@ class MixtralForSequenceClassification(MixtralPreTrainedModel):
     def __init__(self, config: MixtralConfig):
         super().__init__(config)
         self.model = MixtralModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()
 
     def forward(
@@ -376,7 +377,7 @@ class MixtralForTokenClassification(MixtralPreTrainedModel):
         super().__init__(config)
         self.model = MixtralModel(config)
         self.dropout = Dropout(config.head_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
@@ -395,7 +396,7 @@ class MixtralForQuestionAnswering(MixtralPreTrainedModel):
     def __init__(self, config: MixtralConfig):
         super().__init__(config)
         self.model = MixtralModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2)
         self.post_init()
 
     def forward(
