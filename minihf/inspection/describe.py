@@ -147,11 +147,13 @@ def describe(name_or_path: str | Path) -> Description:
 def parts_of(model: Model, stored: dict[str, TensorInfo]) -> list[Part]:
     """The layers, and what stands beside them. `stored`: parameter, or a part of one -> what the files hold of it."""
     base = "" if model.base_model is model else model.base_model_prefix + "."
-    layers = (base + model.recorded["hidden_states"]).split(".")
+    stacks = [(base + path).split(".") for kind, path in model.recorded.items() if kind.endswith("hidden_states")]
 
     def home(name: str) -> str:
-        """The shortest beginning of a parameter's path that does not lead towards the layers, or is one of them."""
-        path = name.split(".")
+        """The shortest beginning of a parameter's path that does not lead towards any layers, or is one of them."""
+        return max((towards(name.split("."), layers) for layers in stacks), key=len)
+
+    def towards(path: list[str], layers: list[str]) -> str:
         depth = next((i for i, (a, b) in enumerate(zip(path, layers, strict=False)) if b not in ("*", a)), None)
         return ".".join(path[: len(layers) if depth is None else depth + 1])
 
@@ -160,6 +162,8 @@ def parts_of(model: Model, stored: dict[str, TensorInfo]) -> list[Part]:
         own.setdefault(home(name), {})
     for name, parameter in model.named_parameters():
         own[home(name)][name.removeprefix(home(name))] = parameter
+    for name in stored:  # a buffer stands by itself
+        own.setdefault(home(name), {})
     held: dict[str, list[TensorInfo]] = {path: [] for path in own}
     for name, info in stored.items():
         held[home(name)].append(info)

@@ -101,8 +101,8 @@ def load_pretrained(
         fresh = [*ledger.new, *ledger.missing, *(key for key, _, _ in ledger.mismatched)]
         initialise(model, [*dict.fromkeys(expected[name][0] for name in fresh)], dtype, device)
         for name, key in ledger.loaded.items():
-            parameter, _ = expected[name]
-            if name == parameter:  # and no part of one
+            parameter, target = expected[name]
+            if isinstance(target, nn.Parameter) or name == parameter:  # a whole one, or a buffer; and no part
                 place(model, parameter, weights.take(key).to(device=device, dtype=dtype_of(model, name, dtype)))
             else:
                 fill(model, parameter, name, weights.take(key), dtype, device)

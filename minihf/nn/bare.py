@@ -20,7 +20,7 @@ from minihf.nn.activations import in_place
 TRANSPARENT = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Identity)
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 MACHINERY = vars(nn.Module()).keys() - {"training"}
-HOOKS = [name for name in MACHINERY if name.endswith("_hooks")]
+HOOKS = [name for name in MACHINERY if name.endswith("_hooks") and "state_dict" not in name]
 
 
 def bare(module: Any, classes: dict[type, type] | None = None) -> Any:

@@ -145,13 +145,13 @@ def a_head_of_its_own(pair, monkeypatch):
     pair.ours.lm_head.weight = torch.nn.Parameter(pair.ours.lm_head.weight.detach().flip(0))
 
 
-@fault("mt5", "MT5Model", "the output of encoder.block.1.layer.1.DenseReluDense.dropout is")
+@fault("mt5", "MT5Model", "the output of encoder.block.1.layer.1.DenseReluDense.wo is")
 def the_gate_and_what_it_gates_swapped(pair, monkeypatch):
     mlp = layer(pair, 1, "encoder_").layer[1]["DenseReluDense"]
     mlp.forward = lambda x: mlp.wo(mlp.dropout(mlp.wi_0(x) * mlp.activation(mlp.wi_1(x))))
 
 
-@fault("mt5", "MT5Model", "the output of encoder.block.1.layer.1.DenseReluDense.dropout is")
+@fault("mt5", "MT5Model", "the output of encoder.block.1.layer.1.DenseReluDense.wo is")
 def the_exact_gelu_instead_of_tanh(pair, monkeypatch):
     layer(pair, 1, "encoder_").layer[1]["DenseReluDense"].activation = torch.nn.functional.gelu
 
@@ -172,7 +172,7 @@ def padding_of_the_encoder_that_the_decoder_sees(pair, monkeypatch):
     pair.ours.decoder.forward = lambda *args: forward(*args[:4], None, *args[5:])
 
 
-@fault("t5", "T5ForSequenceClassification", "the output of classification_head.dropout is")
+@fault("t5", "T5ForSequenceClassification", "the output of classification_head.dense is")
 def the_first_end_instead_of_the_last(pair, monkeypatch):
     monkeypatch.setattr(
         t5, "at_last_end", lambda x, ids, end: x[torch.arange(len(x)), (ids == end).long().argmax(-1)]
