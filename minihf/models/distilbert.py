@@ -35,6 +35,7 @@ from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import encoder_mask
+from minihf.nn.positions import sinusoids
 
 EPS = 1e-12  # of every LayerNorm: no config can change it
 
@@ -78,19 +79,6 @@ class DistilBertConfig(Config):
         self.require_magnitudes("initializer_range")
         self.require_token_ids("pad_token_id")
         self.require_choice("activation", ACTIVATIONS)
-
-
-def sinusoids(positions: int, channels: int) -> Tensor:
-    """Waves of growing length: sin(t / 10000^(2i / C)) in channel 2i, its cosine in channel 2i + 1. (T, C), float64.
-
-    The first Transformer's positions (arXiv 1706.03762, section 3.5).
-    """
-    # On the CPU even while a model is made on the meta device, where PyTorch would import its compiler for an arange.
-    position, channel = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (positions, channels))
-    angles = position[:, None] / 10_000 ** (2 * (channel // 2) / channels)
-    table = angles.sin()
-    table[:, 1::2] = angles[:, 1::2].cos()
-    return table
 
 
 class DistilBertEmbeddings(nn.Module):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_length, last_tokens
+from minihf.models.inputs import check_batch, check_length, last_tokens, shift_right
 from minihf.models.outputs import (
     BaseModelOutput,
     CausalLMOutput,
@@ -36,8 +36,9 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
-from minihf.nn.losses import IGNORED, cross_entropy
+from minihf.nn.losses import cross_entropy
 from minihf.nn.masks import decoder_mask, encoder_mask
+from minihf.nn.positions import StaticPositions
 
 
 @dataclass(init=False)
@@ -110,35 +111,6 @@ class MarianConfig(Config):
             )
         if self.pad_token_id is not None and not -targets <= self.pad_token_id < targets:
             raise ValueError(f"pad_token_id={self.pad_token_id} is outside the decoder's vocabulary of {targets}")
-
-
-def sinusoid(positions: int, width: int) -> Tensor:
-    """A row for each position, [all sines | all cosines] of angles that grow ever more slowly: (positions, width).
-
-    On the CPU whatever the default device is: the same bits everywhere, and values where a model is made without any.
-    """
-    position, channel = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (positions, width))
-    angles = position[:, None] / 10_000 ** (2 * (channel // 2) / width)  # a sine and a cosine have the same
-    return torch.cat([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=1).float()
-
-
-class MarianPositions(nn.Module):
-    """A table that is neither trained nor saved: whoever makes the model computes it."""
-
-    def __init__(self, config: MarianConfig):
-        super().__init__()
-        table = sinusoid(config.max_position_embeddings, config.d_model)
-        self.register_buffer("weight", table, persistent=False)
-        self.register_load_state_dict_pre_hook(pass_by)
-
-    def forward(self, start: int, tokens: int) -> Tensor:
-        """Of the positions from `start` on: (T, C)."""
-        return self.weight[start : start + tokens]
-
-
-def pass_by(module: nn.Module, state: dict[str, Tensor], prefix: str, *_) -> None:
-    """Let `load_state_dict` take what holds the table all the same, as old files and the reference's models do."""
-    state.pop(prefix + "weight", None)
 
 
 class MarianAttention(nn.Module):
@@ -226,7 +198,7 @@ class MarianEncoder(nn.Module):
         self.config = config
         self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
-        self.embed_positions = MarianPositions(config)
+        self.embed_positions = StaticPositions(config.max_position_embeddings, config.d_model)
         self.layers = nn.ModuleList(MarianEncoderLayer(config, i) for i in range(config.encoder_layers))
         self.dropout = Dropout(config.dropout)
 
@@ -254,7 +226,7 @@ class MarianDecoder(nn.Module):
         self.config = config
         self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
         self.embed_tokens = nn.Embedding(config.decoder_vocab_size, config.d_model, padding_idx=config.pad_token_id)
-        self.embed_positions = MarianPositions(config)
+        self.embed_positions = StaticPositions(config.max_position_embeddings, config.d_model)
         self.layers = nn.ModuleList(MarianDecoderLayer(config, i) for i in range(config.decoder_layers))
         self.dropout = Dropout(config.dropout)
 
@@ -294,18 +266,6 @@ class MarianDecoder(nn.Module):
             if not left_out(layer, self.config.decoder_layerdrop):
                 x = layer(x, mask, cache, encoder_hidden_states, context_mask)
         return BaseModelOutput(x, past_key_values=cache if use_cache else None)
-
-
-def shift_right(labels: Tensor, start: int | None, pad: int | None) -> Tensor:
-    """What the decoder has read when it is to write each label: the start token, then the labels before it. (B, T)"""
-    if start is None or pad is None:
-        raise ValueError(
-            "labels are shifted behind decoder_start_token_id, and -100 in them becomes pad_token_id: set both in the "
-            "config, or pass decoder_input_ids"
-        )
-    shifted = labels.roll(1, dims=-1)
-    shifted[:, 0] = start
-    return shifted.masked_fill(shifted == IGNORED, pad)
 
 
 class MarianPreTrainedModel(Model):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from minihf.models.base import Model
 from minihf.models.config import Config
-from minihf.models.inputs import check_batch, check_length, last_tokens
+from minihf.models.inputs import check_batch, check_length, last_tokens, shift_right
 from minihf.models.outputs import (
     BaseModelOutput,
     CausalLMOutput,
@@ -36,8 +36,9 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
-from minihf.nn.losses import IGNORED, cross_entropy
+from minihf.nn.losses import cross_entropy
 from minihf.nn.masks import decoder_mask, encoder_mask
+from minihf.nn.positions import StaticPositions
 
 LARGEST_HALF = torch.finfo(torch.float16).max - 1000
 
@@ -95,35 +96,6 @@ class PegasusConfig(Config):
         self.require_choice("activation_function", ACTIVATIONS)
         self.require_choice("static_position_embeddings", [True])
         self.require_choice("normalize_before", [True])
-
-
-def sinusoid(positions: int, width: int) -> Tensor:
-    """A row for each position, [all sines | all cosines] of angles that grow ever more slowly: (positions, width).
-
-    On the CPU whatever the default device is: the same bits everywhere, and values where a model is made without any.
-    """
-    position, channel = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (positions, width))
-    angles = position[:, None] / 10_000 ** (2 * (channel // 2) / width)  # a sine and a cosine have the same
-    return torch.cat([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=1).float()
-
-
-class PegasusPositions(nn.Module):
-    """A table that is neither trained nor saved: whoever makes the model computes it."""
-
-    def __init__(self, config: PegasusConfig):
-        super().__init__()
-        table = sinusoid(config.max_position_embeddings, config.d_model)
-        self.register_buffer("weight", table, persistent=False)
-        self.register_load_state_dict_pre_hook(pass_by)
-
-    def forward(self, start: int, tokens: int) -> Tensor:
-        """Of the positions from `start` on: (T, C)."""
-        return self.weight[start : start + tokens]
-
-
-def pass_by(module: nn.Module, state: dict[str, Tensor], prefix: str, *_) -> None:
-    """Let `load_state_dict` take what holds the table all the same, as old files and the reference's models do."""
-    state.pop(prefix + "weight", None)
 
 
 class PegasusAttention(nn.Module):
@@ -216,7 +188,7 @@ class PegasusEncoder(nn.Module):
         self.config = config
         self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
-        self.embed_positions = PegasusPositions(config)
+        self.embed_positions = StaticPositions(config.max_position_embeddings, config.d_model)
         self.layers = nn.ModuleList(PegasusEncoderLayer(config, i) for i in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
@@ -245,7 +217,7 @@ class PegasusDecoder(nn.Module):
         self.config = config
         self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
-        self.embed_positions = PegasusPositions(config)
+        self.embed_positions = StaticPositions(config.max_position_embeddings, config.d_model)
         self.layers = nn.ModuleList(PegasusDecoderLayer(config, i) for i in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
@@ -286,18 +258,6 @@ class PegasusDecoder(nn.Module):
             if not left_out(layer, self.config.decoder_layerdrop):
                 x = layer(x, mask, cache, encoder_hidden_states, context_mask)
         return BaseModelOutput(self.layer_norm(x), past_key_values=cache if use_cache else None)
-
-
-def shift_right(labels: Tensor, start: int | None, pad: int | None) -> Tensor:
-    """What the decoder has read when it is to write each label: the start token, then the labels before it. (B, T)"""
-    if start is None or pad is None:
-        raise ValueError(
-            "labels are shifted behind decoder_start_token_id, and -100 in them becomes pad_token_id: set both in the "
-            "config, or pass decoder_input_ids"
-        )
-    shifted = labels.roll(1, dims=-1)
-    shifted[:, 0] = start
-    return shifted.masked_fill(shifted == IGNORED, pad)
 
 
 class PegasusPreTrainedModel(Model):

@@ -114,6 +114,29 @@ def replaced_token_loss(logits: Tensor, labels: Tensor | None, attention_mask: T
     return F.binary_cross_entropy_with_logits(logits, labels[scored].to(logits.dtype))
 
 
+def load_balancing_loss(router_logits: tuple[Tensor, ...], k: int, attention_mask: Tensor | None = None) -> Tensor:
+    """How unevenly the experts are used: k, where all are asked equally often, up to their number, where k alone are.
+
+    The sum over experts of f * p, times their number: f is how often it is asked, a token, p the mean of its
+    probability, both over all real tokens of all layers. Only p has a gradient: what is asked too often becomes less
+    probable.
+
+    Args:
+        router_logits: of each layer (B * T, E).
+        k: how many experts a token is sent to.
+        attention_mask: 1 = real, (B, T); None: all are.
+    """
+    logits = torch.stack(router_logits)  # (layers, B * T, E)
+    layers, tokens, E = logits.shape
+    real = torch.ones(tokens, device=logits.device) if attention_mask is None else attention_mask.flatten()
+    probabilities = logits.softmax(-1)
+    asked = F.one_hot(probabilities.topk(k, -1).indices, E).sum(-2)  # (layers, B * T, k, E) -> (layers, B * T, E)
+    real = real.to(logits.device, torch.promote_types(logits.dtype, torch.float32))[:, None]  # (B * T, 1)
+    total = layers * real.sum()
+    often, probable = ((x * real).sum((0, 1)) / total for x in (asked, probabilities))  # (E,), (E,)
+    return E * (often * probable).sum()
+
+
 def upcast(x: Tensor) -> Tensor:
     """To float32 from less; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

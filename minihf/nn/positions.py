@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
@@ -46,3 +46,35 @@ def distance_buckets(distances: Tensor, buckets: int, furthest: int, *, both_way
     logarithm = torch.log(distances.clamp(min=1).to(torch.float32) / near) / math.log(furthest / near)
     far = near + (logarithm * (buckets - near)).long()
     return right + torch.where(distances < near, distances, far.clamp(max=buckets - 1))
+
+
+def sinusoids(positions: int, channels: int) -> Tensor:
+    """Waves of growing length: sin(t / 10000^(2i / C)) in channel 2i, its cosine in channel 2i + 1. (T, C), float64.
+
+    The first Transformer's positions (arXiv 1706.03762, section 3.5).
+    """
+    # On the CPU even while a model is made on the meta device, where PyTorch would import its compiler for an arange.
+    position, channel = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (positions, channels))
+    angles = position[:, None] / 10_000 ** (2 * (channel // 2) / channels)
+    table = angles.sin()
+    table[:, 1::2] = angles[:, 1::2].cos()
+    return table
+
+
+class StaticPositions(nn.Module):
+    """Marian's and Pegasus': `sinusoids`, all sines before all cosines; neither trained nor saved, but computed."""
+
+    def __init__(self, positions: int, channels: int):
+        super().__init__()
+        table = sinusoids(positions, channels)
+        self.register_buffer("weight", torch.cat([table[:, 0::2], table[:, 1::2]], dim=1).float(), persistent=False)
+        self.register_load_state_dict_pre_hook(pass_by)
+
+    def forward(self, start: int, tokens: int) -> Tensor:
+        """Of the positions from `start` on: (T, C)."""
+        return self.weight[start : start + tokens]
+
+
+def pass_by(module: nn.Module, state: dict[str, Tensor], prefix: str, *_) -> None:
+    """Let `load_state_dict` take what holds the table all the same, as old files and the reference's models do."""
+    state.pop(prefix + "weight", None)

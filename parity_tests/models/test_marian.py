@@ -13,9 +13,10 @@ from minihf.checkpoints.hub import CheckpointError
 from minihf.inspection.families import Variant
 from minihf.inspection.pairs import make_pair
 from minihf.models.auto import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-from minihf.models.marian import MarianConfig, MarianForCausalLM, MarianModel, MarianMTModel, sinusoid
+from minihf.models.marian import MarianConfig, MarianForCausalLM, MarianModel, MarianMTModel
 from minihf.models.outputs import BaseModelOutput
 from minihf.nn.cache import Cache
+from minihf.nn.positions import StaticPositions
 
 SIZES = {
     "vocab_size": 41,
@@ -83,7 +84,7 @@ def published(tmp_path):
     held = load_file(tmp_path / "model.safetensors")
     for name in MarianMTModel.tied:
         held[name] = held["model.shared.weight"].clone()
-    held |= {name: sinusoid(23, 12) for name in TABLES}
+    held |= {name: StaticPositions(23, 12).weight for name in TABLES}
     held["final_logits_bias"].normal_()
     save_file(held, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
@@ -181,7 +182,7 @@ def test_values_that_make_no_model_are_refused(changes, told):
 @pytest.mark.parametrize("positions, width", [(19, 12), (21, 33), (512, 512), (1024, 1024), (3, 1), (1000, 65)])
 def test_the_sinusoid_is_the_references_bit_for_bit(positions, width):
     theirs = MarianSinusoidalPositionalEmbedding(positions, width).create_weight()
-    assert torch.equal(sinusoid(positions, width), theirs)
+    assert torch.equal(StaticPositions(positions, width).weight, theirs)
 
 
 def test_the_positions_have_values_however_the_model_is_made(tmp_path):
@@ -190,7 +191,7 @@ def test_the_positions_have_values_however_the_model_is_made(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = MarianModel.from_pretrained(tmp_path)
     for side in (loaded.encoder, loaded.decoder):
-        assert torch.equal(side.embed_positions.weight, sinusoid(23, 12))
+        assert torch.equal(side.embed_positions.weight, StaticPositions(23, 12).weight)
     batch = {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": SO_FAR}
     assert torch.equal(loaded(**batch).last_hidden_state, model(**batch).last_hidden_state)
     half = MarianModel.from_pretrained(tmp_path, dtype="bfloat16")
@@ -276,7 +277,7 @@ def test_labels_are_shifted_behind_the_start_token(pair):
 @pytest.mark.parametrize("field", ["pad_token_id", "decoder_start_token_id"])
 def test_without_a_start_or_a_pad_token_labels_cannot_be_shifted(field):
     model = MarianMTModel(MarianConfig(**{**SIZES, field: None}))
-    with pytest.raises(ValueError, match="set both in the config, or pass decoder_input_ids"):
+    with pytest.raises(ValueError, match=r"the config needs both. Set them, or pass decoder_input_ids"):
         model(IDS, labels=SO_FAR)
     assert model(IDS, decoder_input_ids=SO_FAR, labels=SO_FAR).loss.isfinite()
 

@@ -25,9 +25,9 @@ from minihf.models.mixtral import (
     MixtralForSequenceClassification,
     MixtralForTokenClassification,
     MixtralModel,
-    load_balancing_loss,
 )
 from minihf.nn.cache import Cache
+from minihf.nn.losses import load_balancing_loss
 
 SIZES = {"vocab_size": 67, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 2}
 E, C, INNER = 4, 24, 16
