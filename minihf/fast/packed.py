@@ -59,7 +59,7 @@ class Packing:
         return padded.index_copy(0, self.places, x[0]).unflatten(0, self.real.shape)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str
+        self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str, bias: None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Each text to itself: (1, H, tokens, D) -> (1, H, tokens, D), and the weights (B, H, T, T) if "eager"."""
         if impl != "eager" and q.device.type == "cpu":

@@ -65,9 +65,9 @@ def attend(
     Returns:
         The context (B, H, Q, D), and the weights (B, H, Q, K) where `impl` forms them ("eager"), else None.
     """
-    if mask is not None and not isinstance(mask, Tensor):  # a `Packing`, which keeps the texts of one long row apart
+    if mask is not None and not isinstance(mask, Tensor):  # it knows better: a `Packing` of texts, a text's beams
         scale = q.size(3) ** -0.5 if scale is None else scale
-        return mask.attend(q, k, v, dropout=dropout, scale=scale, impl=impl)
+        return mask.attend(q, k, v, dropout=dropout, scale=scale, impl=impl, bias=bias)
     queries, keys = q.size(2), k.size(2)
     # SDPA's own causal flag aligns the triangle at the top left: right only for as many queries as keys.
     if causal and mask is None and queries > 1 and (queries != keys or impl == "eager"):

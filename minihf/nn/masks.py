@@ -29,15 +29,16 @@ def encoder_mask(
     """Every token sees every real token: (B, 1, 1, K), or None where nothing is padded.
 
     Args:
-        attention_mask: 1 = real, 0 = padding, (B, K); or a ready 4-D mask (see `ready_mask`); or None.
+        attention_mask: 1 = real, 0 = padding, (B, K); or a ready 4-D mask (see `ready_mask`); or None. What attends by
+            itself (a `BeamCache`) is handed on.
         scores: the shape of the scores that it will lie on, (B, H, Q, K).
         dtype: of the activations; a ready float mask is brought to it.
 
     Raises:
         ValueError: the mask has another shape.
     """
-    if attention_mask is None:
-        return None
+    if attention_mask is None or hasattr(attention_mask, "attend"):
+        return attention_mask
     if not isinstance(attention_mask, Tensor):
         raise TypeError(f"attention_mask is a {type(attention_mask).__name__}, expected a tensor")
     if attention_mask.dim() == 4:
@@ -71,6 +72,8 @@ def decoder_mask(
             each token still. A ready mask alone decides, window or not, over the keys that are left.
         device: of the mask, where a window needs one and no `attention_mask` came.
     """
+    if hasattr(attention_mask, "attend"):
+        return attention_mask
     batch, heads, queries, tokens = scores
     keys = tokens if window is None else min(tokens, window - 1 + queries)
     if keys < tokens and attention_mask is not None:
