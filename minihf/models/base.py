@@ -1,6 +1,7 @@
 """What every model is: a config, parameters under the checkpoint's own names, and the ways in and out of files."""
 
 import copy
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from minihf.checkpoints.files import save_weights
 from minihf.fast.packed import packed_call
 from minihf.generation.config import GenerationConfig
-from minihf.generation.generate import generate
+from minihf.generation.generate import generate, stream
+from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
 from minihf.models.outputs import Output
@@ -173,16 +175,21 @@ class Model(nn.Module):
             f"an id is outside its table ({tables}). Does the tokenizer belong to this model, with no token added?"
         )
 
-    def generate(self, *args: Any, **kwargs: Any) -> Tensor:
+    def generate(self, *args: Any, **kwargs: Any) -> Tensor | Output:
         """Continue a text, token by token: `minihf.generation.generate`, with its arguments."""
         if not self.can_generate:
             raise TypeError(
                 f"{type(self).__name__} has no language model head to generate with; load it with AutoModelForCausalLM"
             )
-        if self.config.is_encoder_decoder:
-            raise NotImplementedError("generate does not know encoder-decoders yet: call the model token by token")
         self.require_values("generate")
         return generate(self, *args, **kwargs)
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
+        """`generate` token by token: yields the next token of each row, (B,), as soon as it is chosen."""
+        self.require_values("generate")
+        return stream(self, *args, **kwargs)
+
+    compute_transition_scores = compute_transition_scores
 
     # Parts and properties
 

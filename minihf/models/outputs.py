@@ -4,48 +4,13 @@ A field is read by attribute, `out.logits`, by key, `out["logits"]`, or by its p
 with labels `out[0]` is the loss, without them the logits. A field that was not asked for is None, and skipped by index.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
 from minihf.nn.cache import Cache
-
-
-class Output:
-    """Reading by key and by index, for the records below. Iterating gives the names of the fields that are there."""
-
-    def __getitem__(self, key: str | int | slice) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key in self:
-            return getattr(self, key)
-        raise KeyError(f"{type(self).__name__} has no {key!r} here; it has {', '.join(self)}")
-
-    def keys(self) -> list[str]:
-        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
-
-    def values(self) -> list[Any]:
-        return [getattr(self, name) for name in self.keys()]
-
-    def items(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self, name)) for name in self.keys()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
-
-    def __len__(self) -> int:
-        return len(self.keys())
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return dict(self.items()).get(key, default)
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(self.values())
+from minihf.nn.output import Output
 
 
 # The last fields are recorded on request, in every output:

@@ -1,0 +1,40 @@
+"""A record that is read by attribute, by key and by place, as the course does it."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+
+class Output:
+    """Reading by key and by index, for dataclasses. Iterating gives the names of the fields that are there."""
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key in self:
+            return getattr(self, key)
+        raise KeyError(f"{type(self).__name__} has no {key!r} here; it has {', '.join(self)}")
+
+    def keys(self) -> list[str]:
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+
+    def values(self) -> list[Any]:
+        return [getattr(self, name) for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.keys()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return dict(self.items()).get(key, default)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(self.values())
