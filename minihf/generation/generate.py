@@ -171,6 +171,8 @@ def prepare(
             context=prompts.context,
             copies=rows,
             beams=beams > 1,
+            rows=rows * len(prompts.ids),
+            steps=steps,
             record=tuple(name for name in asked if name in ("output_hidden_states", "output_attentions")),
         ),
         prompts.repeated(rows),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minihf.fast.prepacked import packed_linear, packs
 from minihf.nn.bare import bare
 from minihf.nn.beams import BeamCache, SharedContext
 from minihf.nn.cache import Cache
@@ -31,6 +32,7 @@ class Reader:
             None: there is no encoder.
         copies: how many rows of the ids are of one text, side by side. The prompt is read once for all of them.
         beams: these rows will change places (see `follow`), and share one row of the cache.
+        rows, steps: how many rows the ids have, and how often they will come: is it worth packing weights for them?
         record: what to ask the model for besides: "output_hidden_states", "output_attentions".
 
     Attributes:
@@ -49,6 +51,8 @@ class Reader:
         context: dict[str, Any] | None = None,
         copies: int = 1,
         beams: bool = False,
+        rows: int = 1,
+        steps: int = 1,
         record: tuple[str, ...] = (),
     ):
         self.model, self.mask, self.token_type_ids = model, mask, token_type_ids
@@ -60,7 +64,10 @@ class Reader:
         asked = {name: name in record for name in ("output_hidden_states", "output_attentions")}
         self.call = partial(model, return_dict=True, use_cache=use_cache, **asked)
         # For one token, the machinery of modules costs more than the mathematics.
-        self.light = bare(model) if use_cache and not record else model
+        self.light = model
+        if use_cache and not record:
+            swap = partial(packed_linear, rows=rows) if packs(model, rows, steps) else None
+            self.light = bare(model, swap)
         arguments = inspect.signature(getattr(model, "forward", model)).parameters.values()
         names = {a.name for a in arguments}
         anything = any(a.kind == a.VAR_KEYWORD for a in arguments)

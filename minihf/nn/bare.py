@@ -9,6 +9,7 @@ in its place, or of somebody else's class (an adapter, say).
 The plain model is the oracle: both give the same numbers, bit for bit.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -23,19 +24,27 @@ MACHINERY = vars(nn.Module()).keys() - {"training"}
 HOOKS = [name for name in MACHINERY if name.endswith("_hooks") and "state_dict" not in name]
 
 
-def bare(module: Any, classes: dict[type, type] | None = None) -> Any:
+def bare(
+    module: Any, swap: Callable[[nn.Module], Any] | None = None, classes: dict[type, type] | None = None
+) -> Any:
     """The module as plain objects, lists and dicts; for inference, since it knows no dropout.
 
     It is a view of the module as it is now: tensors are shared, modules put in later are not seen. A module in training
-    comes back as it is. `classes` is for the recursion.
+    comes back as it is.
+
+    Args:
+        swap: gives what is to stand in a module's place, or None for its plain twin.
+        classes: for the recursion.
     """
     classes = {} if classes is None else classes
     if type(module) is nn.ModuleList:
-        return [bare(child, classes) for child in module]
+        return [bare(child, swap, classes) for child in module]
     if type(module) is nn.ModuleDict:
-        return {name: bare(child, classes) for name, child in module.items()}
+        return {name: bare(child, swap, classes) for name, child in module.items()}
     if not isinstance(module, nn.Module) or module.training or is_opaque(module):
         return module
+    if swap is not None and (other := swap(module)) is not None:
+        return other
     if isinstance(module, nn.Dropout):
         return nothing_dropped
     if type(module) not in classes:
@@ -44,7 +53,7 @@ def bare(module: Any, classes: dict[type, type] | None = None) -> Any:
     vars(twin).update((name, value) for name, value in vars(module).items() if name not in MACHINERY)
     vars(twin).update(module._parameters)
     vars(twin).update(module._buffers)
-    vars(twin).update((name, bare(child, classes)) for name, child in module._modules.items())
+    vars(twin).update((name, bare(child, swap, classes)) for name, child in module._modules.items())
     # By this name goes what is applied to the output of a linear layer, which only a hook could keep. (An identity in
     # its place, somebody's experiment, gives what is not its own.)
     inside = (m for m in module.modules() if type(m) not in CONTAINERS)
