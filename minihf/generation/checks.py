@@ -153,6 +153,8 @@ def check_together(config: Any) -> None:
         refuse(bool(config.penalty_alpha), f"{name} guesses for greedy and sampled texts: set penalty_alpha=None")
         refuse(config.use_cache is False, f"{name} checks its guesses with a cache: leave use_cache out")
 
+    decay = config.exponential_decay_length_penalty
+    refuse(decay is not None and not config.end_tokens, "exponential_decay_length_penalty takes an eos_token_id")
     suppressed = set(config.suppress_tokens or ())
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
         forced = getattr(config, name)
