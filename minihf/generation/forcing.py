@@ -32,7 +32,7 @@ def no_end_before(length: int, ends: list[int], device: torch.device | str) -> P
     return lambda ids, logits: no_end(ids, logits) if ids.shape[1] < length else logits
 
 
-def at_length(length: int, tokens: list[int], device: torch.device | str) -> Processor:
+def forced(length: int, tokens: list[int], device: torch.device | str) -> Processor:
     """After so many tokens, one of these and no other, all as likely."""
     tokens = torch.tensor(tokens, device=device)
 

@@ -37,6 +37,12 @@ def sequence_bias(biases: dict[tuple[int, ...], float], device: torch.device | s
     return process
 
 
+def bad_words(words: list[list[int]], ends: list[int], device: torch.device | str) -> Processor:
+    """Forbid the last token of each word where the text ends with those before it; an end token alone stays allowed."""
+    forbid = sequence_bias({tuple(word): -torch.inf for word in words if word not in [[end] for end in ends]}, device)
+    return lambda ids, logits: forbid(ids, logits)
+
+
 def repetition(penalty: float, mask: Tensor | None = None) -> Processor:
     """Make the tokens of the text less likely: positive logits divided by the penalty, negative ones multiplied.
 

@@ -86,17 +86,16 @@ def processors_for(
     if size and encoder_ids is not None:
         made.append(penalties.no_repeat_ngram(size, encoder_ids))
     if config.bad_words_ids:
-        bad = {tuple(word): -torch.inf for word in config.bad_words_ids if word not in [[end] for end in ends]}
-        made.append(penalties.sequence_bias(bad, device))
+        made.append(penalties.bad_words(config.bad_words_ids, ends, device))
     if least and ends:
         made.append(forcing.no_end_before(least, ends, device))
     if prefix_allowed_tokens_fn is not None:
         made.append(forcing.allowed_only(prefix_allowed_tokens_fn, beams))
     if config.forced_bos_token_id is not None:
-        made.append(forcing.at_length(1, [config.forced_bos_token_id], device))
+        made.append(forcing.forced(1, [config.forced_bos_token_id], device))
     if config.forced_eos_token_id is not None:
         last = config.forced_eos_token_id
-        made.append(forcing.at_length(prompt + steps - 1, [last] if isinstance(last, int) else last, device))
+        made.append(forcing.forced(prompt + steps - 1, [last] if isinstance(last, int) else last, device))
     if config.remove_invalid_values:
         made.append(forcing.finite)
     if config.exponential_decay_length_penalty is not None:
