@@ -87,20 +87,30 @@ def at_time(end: float) -> StopRule:
 
 def at_string(strings: Sequence[str], tokenizer: Any) -> StopRule:
     """One of these strings is in the text, and ends in its last token: there, or further in it ("st", "opping")."""
-    # A token is at least a byte. One more, since decoders drop the space before the first.
-    longest = max(len(string.encode()) for string in strings) + 1
+    # A token is at least a byte. More, since decoders drop the space before the first; and what is cut off may leave
+    # three of the four bytes of a character, at which some decoders give up on all the bytes around it.
+    longest = max(len(string.encode()) for string in strings) + 4
+
+    def text_of(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def ends(row: list[int]) -> bool:
-        before, text = (
-            tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            for part in (row[:-1], row)
-        )
-        old = next(
-            (i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), min(len(before), len(text))
-        )
+        for cut in range(4):
+            text = text_of(row[cut:])
+            found = any(string in text for string in strings)
+            if found or "\ufffd" not in text:
+                break
+        if not found:
+            return False
+        old = max(same(text_of(row[cut : len(row) - last]), text) for last in range(1, 5))
         return any(text.find(string, max(old - len(string) + 1, 0)) >= 0 for string in strings)
 
     return lambda ids: torch.tensor([ends(row) for row in ids[:, -longest:].tolist()], device=ids.device)
+
+
+def same(a: str, b: str) -> int:
+    """With how many of the same characters both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def by_caller(rule: Callable, scores: list[Tensor] | None) -> StopRule:
