@@ -1,9 +1,9 @@
 """Weights packed for a number of rows, for the time of one call of `generate`.
 
 To multiply 4 or 32 rows by a matrix, MKL first copies the matrix into blocks that suit its registers, each time anew.
-A text of 64 tokens does this 64 times with the same weights. Packed once, which takes about as long as reading 4 GB a
-second, the product takes 0.6 of the time with 4 rows and 0.4 with 32 (512 to 2048 wide, 2 cores). One row has no use for
-it. The packed weights are a second copy of the model's, given back at the end.
+A text of 64 tokens does this 64 times with the same weights. Packed once, at some 4 GB a second, the product takes 0.6
+of the time with 4 rows and 0.4 with 32 (512 to 2048 wide, 2 cores). One row has no use for it. The packed weights are a
+second copy of the model's, given back at the end.
 """
 
 from typing import Any

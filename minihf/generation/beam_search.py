@@ -98,28 +98,33 @@ def beam_search(
         rows = (first + places // V).flatten()
         candidates = torch.cat([ids[rows], (places % V).view(-1, 1)], dim=1)  # (B * kept, T + 1)
         trails = torch.cat([trail[rows], rows[:, None]], dim=1)
-        stopped = stop(candidates) if stop is not None and step < steps else places.new_full((len(rows),), step == steps)
-        stopped = stopped.view(texts, kept).to(best.dtype)
+        if step == steps:
+            stopped = torch.ones_like(best)
+        else:
+            stopped = torch.zeros_like(best) if stop is None else stop(candidates).view(texts, kept).to(best.dtype)
 
         totals, chosen = (best + stopped * NEVER).topk(beams)
         for text, (values, stops) in enumerate(torch.stack([best, stopped], dim=1).tolist()):  # the step's one wait
             own = ended[text]
             if own.open and not (own.full and early_stopping is True):
-                new = [rank for rank in range(beams) if stops[rank]]
+                at = text * kept  # its first candidate
                 own.add([
-                    Hypothesis(values[rank] / step**length_penalty, candidates[at], trails[at])
-                    for rank, at in ((rank, text * kept + rank) for rank in new)
+                    Hypothesis(values[rank] / step**length_penalty, candidates[at + rank], trails[at + rank])
+                    for rank in range(beams)
+                    if stops[rank]
                 ])
             length = steps if early_stopping == "never" and length_penalty > 0 else step
             hope = max(value + end * NEVER for value, end in zip(values, stops, strict=True)) / length**length_penalty
             own.open = own.open and hope > (own.best[-1].score if own.full else NEVER)
         if not any(own.open for own in ended) or (early_stopping is True and all(own.full for own in ended)):
             break
-        if step == steps or bool(stopped.all()):
+        if stopped.all():
             break
         chosen = (chosen + torch.arange(texts, device=ids.device)[:, None] * kept).flatten()
         ids, trail = candidates[chosen], trails[chosen]
         reader.follow(rows[chosen])
+    if steps == 0:
+        return [[Hypothesis(0.0, ids[row], trail[row])] * beams for row in range(0, len(ids), beams)]
     return [own.best for own in ended]
 
 

@@ -17,6 +17,7 @@ from minihf.generation.processors import Processor, processors_for
 from minihf.generation.prompts import Prompts, prompts_of_both, prompts_of_decoder
 from minihf.generation.reader import Reader
 from minihf.generation.stopping import StopRule, stop_for
+from minihf.generation.streaming import streaming
 from minihf.nn.cache import Cache
 from minihf.nn.output import Output
 
@@ -29,7 +30,7 @@ def generate(model: nn.Module, *args: Any, streamer: Any = None, **kwargs: Any) 
 
     Args:
         model: a language model, with an encoder or without.
-        args, kwargs: those of `prepare`: the prompts, and the fields of `GenerationConfig`, which win over both configs.
+        args, kwargs: those of `prepare`: prompts, and the fields of `GenerationConfig`, which win over both configs.
         streamer: is given each new token, `put((B,))`, after the prompts, and told the `end()`.
 
     Returns:
@@ -49,13 +50,11 @@ def generate(model: nn.Module, *args: Any, streamer: Any = None, **kwargs: Any) 
         new = list(written(task))
     else:
         new = []
-        try:
+        with streaming(streamer):
             streamer.put(task.ids.cpu())
             for chosen in written(task):
                 new.append(chosen)
                 streamer.put(chosen.cpu())
-        finally:  # whoever waits for the text is not to wait for ever
-            streamer.end()
     sequences = torch.cat([task.ids, *(chosen[:, None] for chosen in new)], dim=1)
     return finished(task, sequences)
 
@@ -149,6 +148,7 @@ def prepare(
     rows = beams if beams > 1 else copies
     device, ends = prompts.ids.device, config.end_tokens
     asked = tuple(name for name in FLAGS if getattr(config, name)) if config.return_dict_in_generate else ()
+    record = Record(asked, rows)
     guide = None
     if config.guidance_scale not in (None, 1):
         guide = guidance(
@@ -189,9 +189,16 @@ def prepare(
             own=logits_processor or (),
             device=device,
         ),
-        stop_for(config, device=device, tokenizer=tokenizer, own=stopping_criteria or (), started=started),
+        stop_for(
+            config,
+            device=device,
+            tokenizer=tokenizer,
+            own=stopping_criteria or (),
+            started=started,
+            scores=record.steps.setdefault("scores", []) if "output_scores" in asked else None,
+        ),
         pad if ends else None,
-        Record(asked, rows) if config.return_dict_in_generate else None,
+        record if config.return_dict_in_generate else None,
     )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from minihf.nn.cache import Cache
 from minihf.nn.output import Output
 
-
 # The last fields are recorded on request, in every output:
 #   hidden_states      the input of each layer, then the last (normed) output: a tuple of (B, T, C)
 #   attentions         the attention weights of each layer, each row summing to 1: a tuple of (B, H, Q, K)

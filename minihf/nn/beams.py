@@ -56,7 +56,7 @@ class BeamCache(Cache):
         self.own = own.repeat(texts, 1)  # (B * beams, beams): of the keys of one step, a beam's own
         # Where each key stands in its text; the beams of one step stand in one place.
         self.places = torch.arange(self.prompt - self.kept, self.prompt, device=keys.device)
-        self.mask = self.spread = None
+        self.mask = self.bias = self.spread = None
 
     @property
     def length(self) -> int:
@@ -70,7 +70,7 @@ class BeamCache(Cache):
                 self.counted = self.counted.index_select(0, rows)
         self.seen = torch.cat([self.seen, self.own], dim=1)
         self.places = torch.cat([self.places, self.places.new_full((self.beams,), self.length)])
-        self.mask, self.spread = self.seen.view(-1, 1, self.beams, self.seen.size(1)), {}
+        self.mask = self.seen.view(-1, 1, self.beams, self.seen.size(1))
 
     def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Append each beam's key and value (B * beams, H, 1, D); return those of all beams of a text (B, H, K, D)."""
@@ -81,13 +81,15 @@ class BeamCache(Cache):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B * beams, H, 1, D) to a text's keys (B, H, K, D); the weights (B * beams, H, 1, T), of a beam's own past."""
+        """(B * beams, H, 1, D) to a text's keys (B, H, K, D); weights (B * beams, H, 1, T), to a beam's own past."""
         mask = self.mask
         if self.window is not None:
             out = self.places <= self.length - 1 - self.window  # this step is in the cache by now
             mask = mask.masked_fill(out, self.hidden)
-        if bias is not None:  # T5's, by place in the text: (1, H, 1, T) -> (1, H, 1, K)
-            bias = bias[..., self.places]
+        if bias is not None:  # T5's, by place in the text: (1, H, 1, T) -> (1, H, 1, K). All layers have the same.
+            if bias is not self.bias:
+                self.bias, self.spread = bias, bias[..., self.places]
+            bias = self.spread
         x, weights = attend(
             side_by_side(q, self.beams), k, v, mask, dropout=dropout, bias=bias, scale=scale, impl=impl
         )

@@ -371,11 +371,6 @@ def test_a_config_that_makes_no_model_is_refused(wrong, said):
             minihf.AutoConfig.for_model(kind, **{**SMALL, **wrong})
 
 
-def test_it_does_not_generate_yet():
-    with pytest.raises(NotImplementedError, match="encoder-decoders"):
-        make("bart", "ForConditionalGeneration").generate(IDS)
-
-
 @KINDS
 def test_the_decoder_alone_generates_as_the_reference_does(kind):
     """It counts positions over padding, as the reference's does."""
