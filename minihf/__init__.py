@@ -20,6 +20,7 @@ _HOMES = {
         "AutoModelForQuestionAnswering",
         "AutoModelForSeq2SeqLM",
         "AutoModelForSequenceClassification",
+        "AutoModelForTextEncoding",
         "AutoModelForTokenClassification",
     ],
     "minihf.models.bert": [

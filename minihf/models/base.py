@@ -269,6 +269,9 @@ class Model(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.copy(self.config)
         config.architectures, config.dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")
+        if self.can_generate:  # old configs hold settings of generation, whose place is a file of their own
+            for name in GenerationConfig.strangers_in(config):
+                delattr(config, name)
         save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
         config.save_pretrained(folder)
         if self.can_generate:
