@@ -188,6 +188,9 @@ _HOMES = {
         "MT5Model",
     ],
     "minihf.generation.config": ["GenerationConfig"],
+    "minihf.generation.processors": ["LogitsProcessor", "LogitsProcessorList"],
+    "minihf.generation.stopping": ["StoppingCriteria", "StoppingCriteriaList"],
+    "minihf.generation.streaming": ["BaseStreamer", "TextIteratorStreamer", "TextStreamer"],
     "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.nn.cache": ["Cache"],
     "minihf.tokenization": [
