@@ -188,6 +188,17 @@ _HOMES = {
     ],
     "minihf.generation.config": ["GenerationConfig"],
     "minihf.checkpoints.hub": ["CheckpointError"],
+    "minihf.data.chunking": ["ConstantLengthDataset", "constant_length", "context_windows", "group_texts"],
+    "minihf.data.collators": [
+        "DataCollatorForMultipleChoice",
+        "DataCollatorForSeq2Seq",
+        "DataCollatorForTokenClassification",
+        "DataCollatorWithFlattening",
+        "DataCollatorWithPadding",
+        "DefaultDataCollator",
+        "default_data_collator",
+    ],
+    "minihf.data.masking": ["DataCollatorForLanguageModeling", "DataCollatorForWholeWordMask"],
     "minihf.nn.cache": ["Cache"],
     "minihf.tokenization": [
         "AutoTokenizer",
