@@ -192,6 +192,17 @@ _HOMES = {
     "minihf.generation.stopping": ["StoppingCriteria", "StoppingCriteriaList"],
     "minihf.generation.streaming": ["BaseStreamer", "TextIteratorStreamer", "TextStreamer"],
     "minihf.checkpoints.hub": ["CheckpointError"],
+    "minihf.data.chunking": ["ConstantLengthDataset", "constant_length", "context_windows", "group_texts"],
+    "minihf.data.collators": [
+        "DataCollatorForMultipleChoice",
+        "DataCollatorForSeq2Seq",
+        "DataCollatorForTokenClassification",
+        "DataCollatorWithFlattening",
+        "DataCollatorWithPadding",
+        "DefaultDataCollator",
+        "default_data_collator",
+    ],
+    "minihf.data.masking": ["DataCollatorForLanguageModeling", "DataCollatorForWholeWordMask"],
     "minihf.nn.cache": ["Cache"],
     "minihf.tokenization": [
         "AutoTokenizer",

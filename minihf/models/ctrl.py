@@ -153,16 +153,19 @@ class CTRLModel(CTRLPreTrainedModel):
             token_type_ids: (B, T) ids in the *token* table, added to the embeddings.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that padding on the left
                 shifts nothing (the reference counts padding too).
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             use_cache: make and return `past_key_values`; None: as the config says.
         """
         B, T = check_batch(input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = Cache() if use_cache and past_key_values is None else past_key_values
         past = cache.length if cache is not None else 0
-        check_length(past + T, self.config.n_positions)
+        if position_ids is None or cache is not None:  # several texts in one row may be longer
+            check_length(past + T, self.config.n_positions)
 
         x = self.w(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        mask = decoder_mask(attention_mask, (B, self.config.n_head, T, past + T), dtype=x.dtype)
+        scores, positions = (B, self.config.n_head, T, past + T), position_ids if cache is None else None
+        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, positions=positions)
         if position_ids is None and mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:

@@ -186,6 +186,7 @@ class LlamaModel(LlamaPreTrainedModel):
             attention_mask: 1 = real, 0 = padding, (B, K), the cached tokens included; or a ready 4-D mask.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that holes and padding
                 shift nothing (the reference counts padding too).
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             past_key_values: what it keeps of earlier tokens; `input_ids` are then the new ones.
             use_cache: make and return `past_key_values`; None: as the config says.
         """
@@ -195,7 +196,8 @@ class LlamaModel(LlamaPreTrainedModel):
         past = cache.length if cache is not None else 0
 
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        mask = decoder_mask(attention_mask, (B, self.config.num_attention_heads, T, past + T), dtype=x.dtype)
+        scores, positions = (B, self.config.num_attention_heads, T, past + T), position_ids if cache is None else None
+        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, positions=positions)
         if position_ids is None and mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:

@@ -196,6 +196,7 @@ class MistralModel(MistralPreTrainedModel):
                 dropped included; or a ready 4-D mask, which then decides instead of the window.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that holes and padding
                 shift nothing (the reference counts padding too). The window counts both.
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             past_key_values: what it keeps of earlier tokens; `input_ids` are then the new ones.
             use_cache: make and return `past_key_values`; None: as the config says.
         """
@@ -206,7 +207,10 @@ class MistralModel(MistralPreTrainedModel):
 
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
         window, scores = self.config.sliding_window, (B, self.config.num_attention_heads, T, past + T)
-        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, window=window, device=x.device)
+        positions = position_ids if cache is None else None
+        mask = decoder_mask(
+            attention_mask, scores, dtype=x.dtype, window=window, device=x.device, positions=positions
+        )
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:
