@@ -157,7 +157,8 @@ class BatchEncoding(UserDict):
             try:
                 self.data[key] = convert([value] if prepend_batch_axis else value)
             except (ValueError, TypeError, RuntimeError) as error:
-                raise ValueError(f"{key!r} cannot become one tensor: {_unfit(value)}") from error
+                hint = "; labels made apart are filled by a data collator" if key == "labels" else ""
+                raise ValueError(f"{key!r} cannot become one tensor: {_unfit(value)}{hint}") from error
         return self
 
     def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> "BatchEncoding":

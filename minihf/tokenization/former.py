@@ -52,11 +52,11 @@ def prepare_for_model(
     Raises:
         ValueError: an id that the vocabulary has not.
     """
+    words = [None if row is None else _tokens(tokenizer, row) for row in (ids, pair_ids)]
     engine = Engine(models.WordLevel(tokenizer.get_vocab(), unk_token=""))
     engine.post_processor = tokenizer.backend_tokenizer.post_processor
     framing = copy.copy(tokenizer)
     framing._engine = engine
-    words = [None if row is None else _tokens(tokenizer, row) for row in (ids, pair_ids)]
     return framing(*words, is_split_into_words=True, **options)
 
 
@@ -94,5 +94,5 @@ def get_special_tokens_mask(
 def _tokens(tokenizer: "Tokenizer", ids: Iterable[int]) -> list[str]:
     tokens = tokenizer.convert_ids_to_tokens(ids)
     if None in tokens:
-        raise ValueError(f"{list(ids)[tokens.index(None)]} is the id of no token; there are {len(tokenizer)}")
+        raise ValueError(f"{to_lists(ids)[tokens.index(None)]} is the id of no token; there are {len(tokenizer)}")
     return tokens

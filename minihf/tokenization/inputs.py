@@ -97,7 +97,8 @@ def _as_list(value: Any, where: str, words: bool) -> list:
     if isinstance(value, list):
         return value
     sequence = isinstance(value, Iterable) or hasattr(value, "__getitem__")
-    if isinstance(value, str | bytes | Mapping) or not sequence:
+    table = isinstance(value, Mapping) or hasattr(value, "columns")  # of which one column was meant
+    if isinstance(value, str | bytes) or table or not sequence:
         wanted = "a list of words, as is_split_into_words=True says," if words else "a str, or a sequence of them,"
         raise TypeError(f"{where} is {_told(value)}; {wanted} was expected")
     return list(value)

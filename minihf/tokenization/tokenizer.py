@@ -92,6 +92,7 @@ class Tokenizer(Vocabulary):
         self.chat_template = named_templates(chat_template)
         self.name_or_path = str(name_or_path)
         self.settings = dict(settings or {})
+        self.pad_token_type_id = self.settings.get("pad_token_type_id", 0)
         sides = {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         problems = [f"{name} is {side!r}, not 'right' or 'left'" for name, side in sides.items() if side not in SIDES]
         if type(limit) not in (int, float) or not limit >= 1:

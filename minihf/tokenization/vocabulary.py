@@ -73,7 +73,6 @@ class Vocabulary:
         extra_special_tokens: Iterable[Token] = (),
         added_tokens_decoder: Mapping[int, AddedToken] | None = None,
     ):
-        self.pad_token_type_id = 0
         extra = list(extra_special_tokens)
         given = [(name, token) for name, token in special_tokens.items() if token is not None]
         problems = [f"{name!r} is no special token" for name in special_tokens if name not in SPECIAL_TOKENS]
