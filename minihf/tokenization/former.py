@@ -40,13 +40,38 @@ def batch_encode_plus(tokenizer: "Tokenizer", batch_text_or_text_pairs: Any, **o
     return tokenizer(batch_text_or_text_pairs, **options)
 
 
+def prepare_seq2seq_batch(
+    tokenizer: "Tokenizer",
+    src_texts: Any,
+    tgt_texts: Any = None,
+    max_length: int | None = None,
+    max_target_length: int | None = None,
+    padding: bool | str = "longest",
+    return_tensors: str | None = None,
+    truncation: bool | str = True,
+    **options: Any,
+) -> BatchEncoding:
+    """A call with `text_target`, padded and cut."""
+    options |= {"max_length": max_length, "max_target_length": max_target_length, "return_tensors": return_tensors}
+    return tokenizer(src_texts, text_target=tgt_texts, padding=padding, truncation=truncation, **options)
+
+
 def prepare_for_model(
-    tokenizer: "Tokenizer", ids: Iterable[int], pair_ids: Iterable[int] | None = None, **options: Any
+    tokenizer: "Tokenizer",
+    ids: Iterable[int],
+    pair_ids: Iterable[int] | None = None,
+    *,
+    return_tensors: str | None = None,
+    return_length: bool = False,
+    prepend_batch_axis: bool = False,
+    **options: Any,
 ) -> BatchEncoding:
     """Cut, frame and pad ids that were made by `convert_tokens_to_ids(tokenize(text))`, as a call would have done.
 
     Args:
         ids, pair_ids: one text, and the second of a pair. Lists, arrays or tensors.
+        return_tensors: "pt" or "np": of shape (T), or (1, T) with `prepend_batch_axis`.
+        return_length: the number of tokens, padding included.
         options: those of a call.
 
     Raises:
@@ -57,7 +82,10 @@ def prepare_for_model(
     engine.post_processor = tokenizer.backend_tokenizer.post_processor
     framing = copy.copy(tokenizer)
     framing._engine = engine
-    return framing(*words, is_split_into_words=True, **options)
+    made = framing(*words, is_split_into_words=True, **options)
+    if return_length:
+        made["length"] = len(made["input_ids"])
+    return made.convert_to_tensors(return_tensors, prepend_batch_axis)
 
 
 def build_inputs_with_special_tokens(

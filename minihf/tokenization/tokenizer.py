@@ -179,6 +179,7 @@ class Tokenizer(Vocabulary):
     as_target_tokenizer = former.as_target_tokenizer
     encode_plus = former.encode_plus
     batch_encode_plus = former.batch_encode_plus
+    prepare_seq2seq_batch = former.prepare_seq2seq_batch
     prepare_for_model = former.prepare_for_model
     build_inputs_with_special_tokens = former.build_inputs_with_special_tokens
     create_token_type_ids_from_sequences = former.create_token_type_ids_from_sequences
