@@ -26,6 +26,25 @@ from minihf.tokenization.vocabulary import Token, Vocabulary
 NO_LIMIT = int(1e30)  # the model_max_length that files give where there is none
 
 
+def _end(name: str, place: int) -> property:
+    """`add_bos_token` and its like: whether each text is given that token. Setting one takes other frames away."""
+    role = name.removeprefix("add_")
+
+    def get_end(self: "Tokenizer") -> bool:
+        some = next(iter(self.get_vocab().values()))
+        made = self.prepare_for_model([some], return_special_tokens_mask=True)
+        return bool(made["special_tokens_mask"][place]) and made["input_ids"][place] == getattr(self, f"{role}_id")
+
+    def set_end(self: "Tokenizer", value: bool) -> None:
+        if value and getattr(self, f"{role}_id") is None:
+            raise ValueError(f"{name} needs a {role}, and this tokenizer has none; set that first")
+        ends = {end: getattr(self, end) for end in engines.ENDS} | {name: bool(value)}
+        self.settings |= ends
+        self._engine.post_processor = engines.framed(self, ends)
+
+    return property(get_end, set_end)
+
+
 class Tokenizer(Vocabulary):
     """Text to ids and back. The reference's `PreTrainedTokenizerFast`, by which name it can also be had.
 
@@ -56,6 +75,7 @@ class Tokenizer(Vocabulary):
     algorithm: ClassVar[str | None] = None
     vocab_files: ClassVar[tuple[str, ...]] = ()
     read = build = template = None
+    add_bos_token, add_eos_token = _end("add_bos_token", 0), _end("add_eos_token", -1)
 
     def __init__(
         self,

@@ -154,6 +154,23 @@ def test_setting_roles(load):
     assert ours.convert_tokens_to_ids(["nowhere", "[SEP]"]) == [None, 3]
 
 
+def test_ends(load):
+    ours, reference = load("gpt2")
+    for bos, eos in ((True, False), (True, True), (False, True), (False, False)):
+        for tokenizer in (ours, reference):
+            tokenizer.add_bos_token, tokenizer.add_eos_token = bos, eos
+        assert (ours.add_bos_token, ours.add_eos_token) == (bos, eos)
+        assert dict(ours("the", "parser")) == dict(reference("the", "parser"))
+        assert ours("the")["input_ids"] == reference("the")["input_ids"]
+        assert ours.num_special_tokens_to_add() == bos + eos
+    ours = load("bert").ours
+    assert (ours.add_bos_token, ours.add_eos_token) == (False, False)
+    with pytest.raises(ValueError, match="add_bos_token needs a bos_token"):
+        ours.add_bos_token = True
+    ours.bos_token, ours.eos_token = ours.cls_token, ours.sep_token
+    assert (ours.add_bos_token, ours.add_eos_token) == (True, True)
+
+
 def test_adding_tokens(load):
     text = "Grüße an <new>und <word> AND BUZZ<extra>"
     makes = load("bert")
