@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -320,14 +321,15 @@ def test_the_references_own_names_of_options(load):
         assert_same(ours(["one", "a b c d e"], **options), reference(["one", "a b c d e"], **options))
 
 
-@pytest.mark.filterwarnings("error")
 def test_no_word_of_warning_where_none_is_wanted(load):
     ours = load("bert").ours
-    assert len(ours("the " * 100, verbose=False)["input_ids"]) == 102
-    ours(["one", "two"], padding=True, max_length=4, verbose=False)
-    ours.pad({"input_ids": [[2, 3]]}, max_length=4, verbose=False)
-    ours.model_max_length = int(1e30)
-    ours("one", truncation=True, padding="max_length", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(ours("the " * 100, verbose=False)["input_ids"]) == 102
+        ours(["one", "two"], padding=True, max_length=4, verbose=False)
+        ours.pad({"input_ids": [[2, 3]]}, max_length=4, verbose=False)
+        ours.model_max_length = int(1e30)
+        ours("one", truncation=True, padding="max_length", verbose=False)
 
 
 def framed(tokenizer, row, pair, **options):

@@ -211,6 +211,11 @@ def test_adding_tokens(load):
 def test_special_tokens_read_as_text(load):
     makes = load("bert")
     assert makes.ours("[SEP] it")["input_ids"][1] == 3
+    for split in (True, False, None):
+        ours, reference = (tokenizer("[SEP] it", split_special_tokens=split) for tokenizer in makes)
+        assert ours == reference
+        assert (ours["input_ids"][1] != 3) is bool(split)
+        assert makes.ours("[SEP] it")["input_ids"][1] == 3
     for tokenizer in makes:
         tokenizer.split_special_tokens = True
     assert makes.ours("[SEP] it")["input_ids"] == makes.reference("[SEP] it")["input_ids"]
