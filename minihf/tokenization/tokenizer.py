@@ -61,7 +61,12 @@ class Tokenizer(Vocabulary):
     family_tokens: ClassVar[dict[str, str]] = {}
     algorithm: ClassVar[str | None] = None
     vocab_files: ClassVar[tuple[str, ...]] = ()
-    read = build = template = None
+    more_files: ClassVar[tuple[str, ...]] = ()
+    keeps_files = keeps_name = mask_takes_space = False
+    rebuilt_alike = True  # the reference's class builds the same engine
+    options: ClassVar[tuple[str, ...]] = ()
+    padding_side = "right"
+    complete = read = build = template = None
 
     def __init__(
         self,
@@ -89,7 +94,7 @@ class Tokenizer(Vocabulary):
         extra = [*(extra_special_tokens or ()), *(additional_special_tokens or ())]
         super().__init__(engine, stated | self.family_tokens | special_tokens, extra, added_tokens_decoder)
         self.split_special_tokens = split_special_tokens
-        self.padding_side = padding_side or padding.get("direction", "right")
+        self.padding_side = padding_side or padding.get("direction", type(self).padding_side)
         self.truncation_side = truncation_side or truncation.get("direction", "right")
         limit = NO_LIMIT if model_max_length is None else model_max_length
         self.model_input_names = list(model_input_names or type(self).model_input_names)
@@ -240,6 +245,10 @@ class Tokenizer(Vocabulary):
             data["overflow_to_sample_mapping"] = samples
         return BatchEncoding(data, encodings, tensor_type=return_tensors)
 
+    def _for_targets(self) -> "Tokenizer":
+        """What encodes the texts that a model is to write; families that treat them otherwise have another."""
+        return self
+
     def _returns(self, name: str, asked: bool | None) -> bool:
         return name in self.model_input_names if asked is None else asked
 
@@ -285,7 +294,7 @@ class Tokenizer(Vocabulary):
             clean = self.clean_up_tokenization_spaces
         if not clean or type(self._engine.model).__name__ == "BPE":  # whose spaces are the text's own
             return texts
-        return [_cleaned(text) for text in texts] if batched else _cleaned(texts)
+        return [cleaned(text) for text in texts] if batched else cleaned(texts)
 
     def batch_decode(
         self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
@@ -304,7 +313,7 @@ class Tokenizer(Vocabulary):
         )
 
 
-def _cleaned(text: str) -> str:
+def cleaned(text: str) -> str:
     for wrong, right in CLEAN_UP:
         text = text.replace(wrong, right)
     return text
