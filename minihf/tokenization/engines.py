@@ -81,7 +81,7 @@ def adjust(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
         setattr(component, attribute, options[name])
         setattr(engine, part, component)
     if any(name in options for name in ENDS):
-        engine.post_processor = framed(tokenizer, options)
+        engine.post_processor = framed(tokenizer, tokenizer.ends | tokenizer.settings)
 
 
 def bert_engine(vocab: dict[str, int], merges: list, settings: Mapping[str, Any]) -> Engine:

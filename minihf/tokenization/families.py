@@ -117,17 +117,11 @@ class LlamaTokenizer(Tokenizer):
     algorithm = "BPE"
     vocab_files = ("tokenizer.model",)
     options = ("legacy", "add_prefix_space", "add_bos_token", "add_eos_token", "sp_model_kwargs")
+    ends = {"add_bos_token": True}
     padding_side = "left"
-
-    def __init__(self, *engine: Any, **known: Any):
-        super().__init__(*engine, **known)
-        if any(name in self.settings for name in engines.ENDS):  # which count for a tokenizer.json too
-            self._engine.post_processor = self.template(self)
 
     @staticmethod
     def read(file: str, settings: Mapping[str, Any]) -> tuple[dict[str, int], list, list[AddedToken]]:
-        if settings.get("sp_model_kwargs"):
-            raise ValueError(f"sp_model_kwargs={settings['sp_model_kwargs']!r}: SentencePiece's sampling is not there")
         found = read_pieces(file, BPE)
         vocab = {piece: index for index, (piece, _) in enumerate(found.pieces)}
         return vocab, merges_of(vocab), found.added
@@ -139,4 +133,4 @@ class LlamaTokenizer(Tokenizer):
 
     @staticmethod
     def template(tokenizer: Tokenizer) -> processors.PostProcessor:
-        return engines.framed(tokenizer, {"add_bos_token": True} | tokenizer.settings)
+        return engines.framed(tokenizer, tokenizer.ends | tokenizer.settings)

@@ -7,6 +7,7 @@ tokens. Chat templates lie in files of their own, which come before what the con
 default, `additional_chat_templates/NAME.jinja` are others.
 """
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -50,13 +51,16 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
     options = dict(options)
     if options.pop("trust_remote_code", False):
         raise ValueError("minihf never runs code that a checkpoint brings along; leave trust_remote_code out")
-    options.pop("use_fast", None)  # there is one kind
+    for name in ("use_fast", *cls.idle):  # there is one kind
+        options.pop(name, None)
     taken = dict.fromkeys((*OPTIONS, *cls.options))
     if unknown := options.keys() - taken:
         raise TypeError(
             f"unknown options: {', '.join(sorted(unknown))}. A tokenizer takes {', '.join(taken)}; where to look: "
             "revision, subfolder, token, cache_dir, local_files_only, force_download"
         )
+    if options.get("sp_model_kwargs") and not cls.keeps_files:
+        raise ValueError(f"sp_model_kwargs={options['sp_model_kwargs']!r}: this engine does not sample, as that would")
     file = None if cls.keeps_files else source.find(FILE)
     source = source.pinned(file) if file else source
     settings = read_settings(source, options)
@@ -152,7 +156,8 @@ def _is_usual(tokenizer: "Tokenizer", settings: dict[str, Any] | None = None) ->
 
 def _rebuilt(tokenizer: "Tokenizer", settings: dict[str, Any]) -> Engine:
     """What the family makes of the engine's vocabulary; where no part depends on it, of an empty one."""
-    engine = tokenizer.backend_tokenizer
+    engine, tokenizer = tokenizer.backend_tokenizer, copy.copy(tokenizer)
+    tokenizer.settings = settings
     vocab, rest = {}, []
     if tokenizer.algorithm == "Unigram":
         pieces = json.loads(engine.to_str())["model"]["vocab"]

@@ -68,7 +68,9 @@ class MarianTokenizer(PiecedTokenizer):
         """The codes that a source text may begin with: `>>fr<<`."""
         if self.separate_vocabs:
             return []
-        return [token for token in self.get_vocab() if token.startswith(">>") and token.endswith("<<")]
+        vocab = self.get_vocab()
+        codes = [token for token in vocab if token.startswith(">>") and token.endswith("<<")]
+        return sorted(codes, key=vocab.__getitem__)
 
     def pieces(self, text: str) -> Iterable[Piece]:
         from sentencepiece.sentencepiece_pb2 import SentencePieceText

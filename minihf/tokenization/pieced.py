@@ -73,8 +73,11 @@ def _spelled(part: NormalizedString, piece: str) -> NormalizedString:
         part.append(piece)
     elif piece.endswith(surface):
         part.prepend(piece.removesuffix(surface))
+    elif len(surface) == len(piece) == 1:
+        part.map(lambda _: piece)
     else:  # what is prepended begins where the part does, and what replaces it ends where it does
-        part.prepend(piece[:-1])
+        if piece[1:]:
+            part.prepend(piece[:-1])
         part.replace(Regex(rf"[\s\S]{{{len(surface)}}}\z"), piece[-1])
     return part
 

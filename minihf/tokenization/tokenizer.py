@@ -65,6 +65,8 @@ class Tokenizer(Vocabulary):
     keeps_files = keeps_name = mask_takes_space = False
     rebuilt_alike = True  # the reference's class builds the same engine
     options: ClassVar[tuple[str, ...]] = ()
+    ends: ClassVar[dict[str, bool]] = {}  # add_bos_token and add_eos_token where they are not False
+    idle: ClassVar[tuple[str, ...]] = ()  # options of older releases that change nothing
     padding_side = "right"
     complete = read = build = template = None
 

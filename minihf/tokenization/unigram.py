@@ -28,8 +28,6 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def read(cls, file: str, settings: Mapping[str, Any]) -> tuple[Pieces, bytes, list[AddedToken]]:
-        if settings.get("sp_model_kwargs"):
-            raise ValueError(f"sp_model_kwargs={settings['sp_model_kwargs']!r}: SentencePiece's sampling is not there")
         found = read_pieces(file)
         return cls.arranged(found.pieces, cls.family_tokens | settings), found.charsmap, found.added
 
@@ -151,6 +149,7 @@ class T5Tokenizer(UnigramTokenizer):
 
     family_tokens = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     options = ("extra_ids", "sp_model_kwargs")
+    idle = ("legacy",)
 
     @staticmethod
     def complete(settings: dict[str, Any]) -> dict[str, Any]:
