@@ -1,10 +1,11 @@
 """A folder's files made into a tokenizer, and back.
 
 `tokenizer.json` is taken as it stands, never rebuilt; only where there is none does a family build its engine from its
-vocabulary files. Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders of older releases
-tell part of that in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added
-tokens. Chat templates lie in files of their own, which come before what the config says: `chat_template.jinja` is the
-default, `additional_chat_templates/NAME.jinja` are others.
+vocabulary files (CTRL and Marian always do, and save those again: no `tokenizer.json` can say how they cut words).
+Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders of older releases tell part of that
+in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added tokens. Chat
+templates lie in files of their own, which come before what the config says: `chat_template.jinja` is the default,
+`additional_chat_templates/NAME.jinja` are others.
 """
 
 import copy
@@ -76,7 +77,7 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from error
     if file:
-        _adjust(tokenizer, options, read_settings(source, {}))
+        _adjust(tokenizer, options, source)
         return tokenizer
     if cls.keeps_files:
         tokenizer.files = files
@@ -173,14 +174,14 @@ def _parts(engine: Engine) -> dict[str, Any]:
     return {name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")} | model
 
 
-def _adjust(tokenizer: "Tokenizer", options: dict[str, Any], stated: dict[str, Any]) -> None:
-    """Change the engine of a `tokenizer.json` as the caller asks; `stated` is what the files say.
+def _adjust(tokenizer: "Tokenizer", options: dict[str, Any], source: Source) -> None:
+    """Change the engine of a `tokenizer.json` as the caller asks.
 
     Raises:
         ValueError: an option that does not apply to it.
     """
     asked = [name for name in options if name in SHAPING and name in tokenizer.options]
-    if asked and _is_usual(tokenizer, stated):
+    if asked and _is_usual(tokenizer, read_settings(source, {})):
         built = _rebuilt(tokenizer, tokenizer.settings)
         for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             setattr(tokenizer.backend_tokenizer, part, getattr(built, part))

@@ -139,7 +139,7 @@ class CTRLTokenizer(PiecedTokenizer):
         return models.BPE(vocab, merges, unk_token="<unk>", end_of_word_suffix="</w>")
 
     def pieces(self, text: str) -> Iterable[Piece]:
-        for match in re.finditer(r"\S+\n?", text):
+        for match in re.finditer(r"[\S\x1c-\x1f]+\n?", text):  # those four are spaces for Python alone
             word, start = match.group().encode(), match.start()
             for token in self._bpe.tokenize(match.group()):
                 first, last = token.offsets  # in bytes

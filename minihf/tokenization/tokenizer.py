@@ -56,18 +56,21 @@ class Tokenizer(Vocabulary):
     """
 
     is_fast = True
-    # What a family takes for granted, and how its vocabulary files become an engine.
+    # What a family takes for granted, and how its vocabulary files become an engine: `complete` the settings, `read`
+    # the files, `build` an engine from what they hold, and frame texts by the `template`.
     model_input_names: list[str] = ["input_ids", "attention_mask"]
+    padding_side = "right"
     family_tokens: ClassVar[dict[str, str]] = {}
+    mask_takes_space = False  # the mask token counts the space before it as its own
+    ends: ClassVar[dict[str, bool]] = {}  # add_bos_token and add_eos_token where they are not False
     algorithm: ClassVar[str | None] = None
     vocab_files: ClassVar[tuple[str, ...]] = ()
-    more_files: ClassVar[tuple[str, ...]] = ()
-    keeps_files = keeps_name = mask_takes_space = False
-    rebuilt_alike = True  # the reference's class builds the same engine
-    options: ClassVar[tuple[str, ...]] = ()
-    ends: ClassVar[dict[str, bool]] = {}  # add_bos_token and add_eos_token where they are not False
+    more_files: ClassVar[tuple[str, ...]] = ()  # those that need not be there
+    options: ClassVar[tuple[str, ...]] = ()  # while loading
     idle: ClassVar[tuple[str, ...]] = ()  # options of older releases that change nothing
-    padding_side = "right"
+    keeps_files = False  # it is saved as the files that it was read from
+    keeps_name = False  # it is saved under its name, whatever the reference makes of that
+    rebuilt_alike = True  # the reference's class of this name builds the same engine
     complete = read = build = template = None
 
     def __init__(

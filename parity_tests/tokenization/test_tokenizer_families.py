@@ -38,7 +38,7 @@ SAID = {
 }
 SPECIAL = [
     "a <mask> b", "a [MASK] b", "x <extra_id_0> y<extra_id_99>", "in en_XX or fr_XX", "<mask_1> <unk_7>x", "a</s>b",
-    ">>fr<< good day", "a-def-b", ">>xx<<hi>>fr<<", "in >>fr<< it", "x\n y\n\nz", "a <unk> c<pad>",
+    ">>fr<< good day", "a-def-b", ">>xx<<hi>>fr<<", "in >>fr<< it", "x\n y\n\nz", "a <unk> c<pad>", "a\x1cb \x1f",
 ]  # fmt: skip
 
 
