@@ -2,7 +2,7 @@
 program, this file does one row's work for one side, whenever it is asked.
 
 A row is written once and runs on both sides: `library` is "minihf" or "transformers", and both have the same names.
-A new case is a function that prepares the work, and its rows in `cases`.
+A new case is a function that prepares the work, and its rows in `cases`; those of training are in `bench_train.py`.
 """
 
 import gc
@@ -55,6 +55,8 @@ class Row:
 
 def cases(quick: bool = False) -> dict[str, list[Row]]:
     """Case -> its rows. `quick` makes every size tiny: a trial of the benchmark itself, whose figures mean nothing."""
+    import bench_train  # which needs the classes above
+
     mini = partial(bert, 2, 32, 2, 64) if quick else partial(bert, 6, 384, 12, 1536)
     base = partial(bert, 2, 64, 2, 128) if quick else partial(bert, 12, 768, 12, 3072)
     narrow, wide = ((2, 32, 2), (2, 64, 2)) if quick else ((4, 128, 4), (6, 384, 6))
@@ -124,6 +126,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
             )
             for prompt in ((8, 16) if quick else (64, 512, 2048))
         ],
+        "train": bench_train.rows(quick),
     }
 
 
