@@ -2,7 +2,7 @@
 program, this file does one row's work for one side, whenever it is asked.
 
 A row is written once and runs on both sides: `library` is "minihf" or "transformers", and both have the same names.
-A new case is a function that prepares the work, and its rows in `cases`.
+A new case is a function that prepares the work, and its rows in `cases`; those of training are in `bench_train.py`.
 """
 
 import gc
@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import bench_train
 import numpy as np
 from bench_generate import gpt2, writing
 from bench_row import Job, Row
@@ -60,6 +61,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
             )
         ],
         "generate": writing(quick),
+        "train": bench_train.rows(quick),
     }
 
 

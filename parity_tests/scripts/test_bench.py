@@ -33,6 +33,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("encode", "MiniLM-sized: 2 ragged texts"),
         ("generate", "2 layers, 32 wide, vocabulary 96"),
         ("generate", "Llama, 2 layers, 32 wide, 8 texts"),
+        ("train", "AdamW, GPT-2 small's parameters; torch's default"),
     ],
 )
 def test_the_report_of_a_row_has_every_figure(case, row):
@@ -54,7 +55,7 @@ def test_the_report_of_a_row_has_every_figure(case, row):
         assert set(figures[figure]) == SIDES
         assert all(value > 0 for value in figures[figure].values())
     assert set(figures["added"]) == set(figures["private"]) == SIDES
-    assert (figures["file"] is None) == (case == "import")
+    assert (figures["file"] is None) == (case in ("import", "train"))
     assert figures["met"] == (None if figures["goal"] is None else figures["ratio"]["median"] <= figures["goal"])
 
 
@@ -69,7 +70,7 @@ def test_the_table_has_a_line_for_a_row():
 def test_the_list_names_every_case(capsys):
     assert bench.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate"}
+    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate", "train"}
 
 
 @pytest.mark.parametrize(
