@@ -187,6 +187,9 @@ _HOMES = {
         "MT5Model",
     ],
     "minihf.generation.config": ["GenerationConfig"],
+    "minihf.adapters.config": ["LoraConfig", "TaskType"],
+    "minihf.adapters.files": ["get_peft_model_state_dict", "set_peft_model_state_dict"],
+    "minihf.adapters.model": ["PeftModel", "get_peft_model"],
     "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.nn.cache": ["Cache"],
     "minihf.tokenization": [
