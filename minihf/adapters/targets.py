@@ -32,7 +32,7 @@ HEADS = {
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module, of the model as it was before any adapter: nothing inside an adapter's layer is a module of it."""
+    """Name -> module, of the model as it was before any adapter: an adapter's layer is one module, with none inside."""
     found: dict[str, nn.Module] = {}
 
     def visit(name: str, module: nn.Module) -> None:
@@ -76,8 +76,9 @@ def settle(model: nn.Module, config: LoraConfig, *, strict: bool) -> list[str]:
         config.target_modules = [*DEFAULTS[model_type]]
     if isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
         head = model.get_output_embeddings() if isinstance(model, Model) else None
+        routers = {f"{name}.gate" for name, module in modules.items() if hasattr(module, "experts")}
         linear = [name for name, module in modules.items() if is_linear(module) and module is not head]
-        config.target_modules = [name for name in linear if not excluded(config, name)]
+        config.target_modules = [name for name in linear if name not in routers and not excluded(config, name)]
         strict = False
     chosen = [name for name in modules if name and is_target(config, name)]
     problems = [*unmatched(modules, config, chosen)] if strict or not chosen else []
