@@ -33,7 +33,7 @@ def resize(model: "Model", rows: int | None, multiple: int | None, mean: bool, *
                 "or after merge_and_unload()"
             )
     state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    tables = [state[name] for name in names if name in state]
+    tables = [state[name] for name in sorted(names) if name in state]  # random rows follow the seed
     old = next(len(table) for table in tables if isinstance(table, nn.Parameter))
     rows = new_rows(config, old, rows, multiple)
     if rows == old:
