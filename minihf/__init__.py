@@ -191,6 +191,9 @@ _HOMES = {
     "minihf.generation.processors": ["LogitsProcessor", "LogitsProcessorList"],
     "minihf.generation.stopping": ["StoppingCriteria", "StoppingCriteriaList"],
     "minihf.generation.streaming": ["BaseStreamer", "TextIteratorStreamer", "TextStreamer"],
+    "minihf.adapters.config": ["LoraConfig", "TaskType"],
+    "minihf.adapters.files": ["get_peft_model_state_dict", "set_peft_model_state_dict"],
+    "minihf.adapters.model": ["PeftModel", "get_peft_model"],
     "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.data.chunking": ["ConstantLengthDataset", "constant_length", "context_windows", "group_texts"],
     "minihf.data.collators": [

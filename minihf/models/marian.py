@@ -31,6 +31,7 @@ from minihf.models.outputs import (
     Seq2SeqModelOutput,
     encoder_output,
 )
+from minihf.models.vocabulary import resize
 from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
@@ -288,6 +289,13 @@ class MarianPreTrainedModel(Model):
     def input_embeddings(self) -> str:
         shared = self.config.share_encoder_decoder_embeddings and self.config.tie_word_embeddings
         return "shared" if shared else "encoder.embed_tokens"
+
+    def resize_decoder_token_embeddings(self, new_num_tokens: int) -> nn.Embedding:
+        """`resize_token_embeddings` of the target language, where it has a vocabulary of its own."""
+        if self.config.share_encoder_decoder_embeddings:
+            raise ValueError("source and target share one vocabulary: resize_token_embeddings changes it")
+        resize(self, new_num_tokens, None, True, decoder=True)
+        return self.base_model.decoder.embed_tokens
 
     def get_encoder(self) -> MarianEncoder:
         return self.base_model.encoder
