@@ -62,6 +62,8 @@ class QuestionAnsweringPipeline(Pipeline):
         for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len), ("max_seq_len", max_seq_len)):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}={value!r}: a positive number was expected")
+        if max_question_len is not None and (type(max_question_len) is not int or max_question_len < 1):
+            raise ValueError(f"max_question_len={max_question_len!r}: a positive number was expected, or None")
         if doc_stride > max_seq_len:
             raise ValueError(f"doc_stride={doc_stride} is more than max_seq_len={max_seq_len}, of which it is a part")
         return {
@@ -98,9 +100,7 @@ class QuestionAnsweringPipeline(Pipeline):
         return hasattr(inputs, "question_text")
 
     def encode(self, items: list, options: dict[str, Any]) -> list[list[Encoding]]:
-        pairs = [texts_of(item) for item in items]
-        if (limit := options["max_question_len"]) is not None:
-            pairs = [(self.cut(question, limit), context) for question, context in pairs]
+        pairs = self.fitted([texts_of(item) for item in items], options)
         cut = {
             "truncation": "only_second" if self.question_first else "only_first",
             "max_length": options["max_seq_len"],
@@ -113,9 +113,28 @@ class QuestionAnsweringPipeline(Pipeline):
     def question_first(self) -> bool:
         return self.tokenizer.padding_side == "right"
 
-    def cut(self, question: str, limit: int) -> str:
-        row = self.tokenizer([question], add_special_tokens=False).encodings[0]
-        return question if len(row) <= limit else question[: row.offsets[limit - 1][1]]
+    def fitted(self, pairs: list[tuple[str, str]], options: dict[str, Any]) -> list[tuple[str, str]]:
+        """The pairs with questions cut to `max_question_len`.
+
+        Raises:
+            ValueError: a question that leaves a long context less room than two parts are to share.
+        """
+        if not pairs:
+            return []
+        limit, special = options["max_question_len"], self.tokenizer.num_special_tokens_to_add(pair=True)
+        rows = self.tokenizer([question for question, _ in pairs], add_special_tokens=False).encodings
+        for i, ((question, context), row) in enumerate(zip(pairs, rows, strict=True)):
+            tokens = len(row)
+            if limit is not None and tokens > limit:
+                pairs[i], tokens = (question[: row.offsets[limit - 1][1]], context), limit
+            room = options["max_seq_len"] - special - tokens
+            if room <= options["doc_stride"] and len(self.tokenizer.tokenize(context)) > room:
+                raise ValueError(
+                    f"the question {question[:60]!r} has {tokens} tokens and leaves {room} of max_seq_len="
+                    f"{options['max_seq_len']} to the context, whose parts are to share doc_stride="
+                    f"{options['doc_stride']}: pass a smaller doc_stride, or max_question_len"
+                )
+        return pairs
 
     def read(self, output: Output, rows: list[Encoding], options: dict[str, Any]) -> list[np.ndarray]:
         logits = np.stack([to_numpy(output.start_logits), to_numpy(output.end_logits)], axis=1)  # (B, 2, T)
