@@ -134,9 +134,7 @@ class TokenClassificationPipeline(Pipeline):
             part = len(word) != end - start if prefix else start > 0 and " " not in text[start - 1 : start + 1]
             if token_id == unknown:
                 word, part = text[start:end], False
-            tokens.append(
-                {"word": word, "scores": own, "start": start, "end": end, "index": index, "is_subword": part}
-            )
+            tokens.append({"word": word, "scores": own, "start": start, "end": end, "index": index, "is_subword": part})
         return tokens
 
     def labelled(self, token: dict) -> dict:

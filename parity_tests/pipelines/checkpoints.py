@@ -11,7 +11,7 @@ import minihf
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'()-"
-PIECES = "angela mer ##kel vis ##ited paris and emmanuel mac ##ron lives there in the who does what where is this berlin"
+PIECES = "angela mer ##kel vis ##ited paris and emmanuel mac ##ron lives there in the who does what where is this"
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 NLI = ["contradiction", "neutral", "entailment"]
 TEXTS = [
@@ -35,6 +35,7 @@ SIZES = {
     "intermediate_size": 40,
     "max_position_embeddings": 48,
 }
+BYTES = SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1}
 DISTIL = {"vocab_size": 120, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 48}
 CHECKPOINTS = {
     "ner": ("BertForTokenClassification", "wordpiece", SIZES | {"id2label": dict(enumerate(LABELS))}),
@@ -42,14 +43,14 @@ CHECKPOINTS = {
     "ner-roberta": (
         "RobertaForTokenClassification",
         "bytes",
-        SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1, "id2label": dict(enumerate(LABELS))},
+        BYTES | {"id2label": dict(enumerate(LABELS))},
     ),
     "classes": ("BertForSequenceClassification", "wordpiece", SIZES | {"id2label": dict(enumerate(NLI))}),
     "classes-distilbert": ("DistilBertForSequenceClassification", "plain", DISTIL),
     "classes-roberta": (
         "RobertaForSequenceClassification",
         "bytes",
-        SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1, "num_labels": 4},
+        BYTES | {"num_labels": 4},
     ),
     "one-class": ("BertForSequenceClassification", "wordpiece", SIZES | {"num_labels": 1}),
     "many-classes": (
@@ -64,12 +65,12 @@ CHECKPOINTS = {
     ),
     "masks": ("BertForMaskedLM", "wordpiece", SIZES),
     "masks-distilbert": ("DistilBertForMaskedLM", "plain", DISTIL),
-    "masks-roberta": ("RobertaForMaskedLM", "bytes", SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1}),
+    "masks-roberta": ("RobertaForMaskedLM", "bytes", BYTES),
     "states": ("BertModel", "wordpiece", SIZES),
-    "states-roberta": ("RobertaModel", "bytes", SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1}),
+    "states-roberta": ("RobertaModel", "bytes", BYTES),
     "questions": ("BertForQuestionAnswering", "wordpiece", SIZES),
     "questions-distilbert": ("DistilBertForQuestionAnswering", "plain", DISTIL),
-    "questions-roberta": ("RobertaForQuestionAnswering", "bytes", SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1}),
+    "questions-roberta": ("RobertaForQuestionAnswering", "bytes", BYTES),
 }
 
 

@@ -7,7 +7,7 @@ import minihf
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.checkpoints import LONG, TEXTS
 
-MASKED = ["Paris is [MASK].", "[MASK]", "where [MASK] the [MASK], [MASK]?", "a [MASK] b [PAD] [SEP] [MASK]", "你 [MASK]"]
+MASKED = ["Paris is [MASK].", "[MASK]", "where [MASK] the [MASK], [MASK]?", "a [MASK] b [PAD] [SEP] [MASK]", "你[MASK]"]
 PAIRS = [{"text": "who lives", "text_pair": "in Paris?"}, {"text": "alone"}, {"text": "a", "text_pair": ""}]
 NER = [{}, *({"aggregation_strategy": how} for how in ("none", "simple", "first", "average", "max"))]
 # task, checkpoints, and (options of the pipeline, inputs, options of the call)
