@@ -33,6 +33,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("encode", "MiniLM-sized: 2 ragged texts"),
         ("generate", "2 layers, 32 wide, vocabulary 96"),
         ("generate", "Llama, 2 layers, 32 wide, 8 texts"),
+        ("pipelines", "text-classification, 8 sentences, the best batch size"),
     ],
 )
 def test_the_report_of_a_row_has_every_figure(case, row):
