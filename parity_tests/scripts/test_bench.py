@@ -70,7 +70,7 @@ def test_the_table_has_a_line_for_a_row():
 def test_the_list_names_every_case(capsys):
     assert bench.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate"}
+    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate", "pipelines"}
 
 
 @pytest.mark.parametrize(
