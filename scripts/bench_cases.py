@@ -2,17 +2,15 @@
 program, this file does one row's work for one side, whenever it is asked.
 
 A row is written once and runs on both sides: `library` is "minihf" or "transformers", and both have the same names.
-A new case is a function that prepares the work, and its rows in `cases`; those of training are in `bench_train.py`.
+A new case is a function that prepares the work, and its rows in `cases`.
 """
 
 import gc
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -22,7 +20,8 @@ from typing import Any
 import bench_train
 import numpy as np
 from bench_generate import gpt2, writing
-from bench_row import Job, Row
+from bench_pipelines import answering
+from bench_row import Job, Row, fresh_python, seconds_of
 
 
 def cases(quick: bool = False) -> dict[str, list[Row]]:
@@ -61,6 +60,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
             )
         ],
         "generate": writing(quick),
+        "pipelines": answering(quick),
         "train": bench_train.rows(quick),
     }
 
@@ -85,15 +85,6 @@ def bert(layers: int, width: int, heads: int, inner: int) -> Any:
 # Work
 
 LOAD = "import sys; from {library} import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained(sys.argv[2])"
-COMMANDS = {"minihf": "minihf.cli", "transformers": "transformers.cli.transformers"}
-
-
-def fresh_python(library: str, folder: Path, code: str) -> Job:
-    """The start of the interpreter is part of it, on both sides."""
-    code = code.format(library=library, command=COMMANDS[library])
-    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    run = partial(subprocess.run, [sys.executable, "-c", code, "--help", str(folder)], check=True, **silent)
-    return Job(run, lambda done: None, in_child=True)
 
 
 def load(library: str, folder: Path, forward: bool = False) -> Job:
@@ -182,14 +173,6 @@ def timed(job: Job, runs: int) -> float:
     for _ in range(runs):
         spent += seconds_of(job.run) - (0.0 if job.before is None else seconds_of(job.before))
     return spent / runs
-
-
-def seconds_of(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    result = work()
-    spent = time.perf_counter() - start
-    del result
-    return spent
 
 
 def memory(job: Job) -> dict[str, int | None]:

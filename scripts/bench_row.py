@@ -1,7 +1,11 @@
-"""What a row of the benchmark is, and the work that it does."""
+"""What a row of the benchmark is, and what many of them do."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +38,22 @@ class Row:
     """The ratio of times to reach."""
     memory_goal: float | None = None
     """How much memory minihf's first run may add, as a multiple of the checkpoint's file."""
+
+
+COMMANDS = {"minihf": "minihf.cli", "transformers": "transformers.cli.transformers"}
+
+
+def fresh_python(library: str, folder: Path, code: str) -> Job:
+    """The start of the interpreter is part of it, on both sides."""
+    code = code.format(library=library, command=COMMANDS[library])
+    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    run = partial(subprocess.run, [sys.executable, "-c", code, "--help", str(folder)], check=True, **silent)
+    return Job(run, lambda done: None, in_child=True)
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    result = work()
+    spent = time.perf_counter() - start
+    del result
+    return spent
