@@ -168,7 +168,9 @@ def packed_call(model: nn.Module, args: tuple, kwargs: dict) -> Iterator[Callabl
     tokens = ids if embeds is None else embeds[..., 0]
     large = isinstance(tokens, Tensor) and tokens.numel() >= LARGE
     learning = model.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-    with packed_heads(model, padding_of(mask)):
+    # In training, a head over the vocabulary looks at the labelled places only (`predict_words`).
+    picks = model.training and model.output_embeddings is not None and arguments.get("labels") is not None
+    with packed_heads(model, None if picks else padding_of(mask)):
         yield bare(model) if large and not learning else model
 
 

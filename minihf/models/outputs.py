@@ -2,6 +2,8 @@
 
 A field is read by attribute, `out.logits`, by key, `out["logits"]`, or by its place among the fields that are there:
 with labels `out[0]` is the loss, without them the logits. A field that was not asked for is None, and skipped by index.
+
+In training with labels a language model's logits are there when they are read, and cost nothing before.
 """
 
 from collections.abc import Iterator
@@ -17,14 +19,16 @@ class Output:
     """Reading by key and by index, for the records below. Iterating gives the names of the fields that are there."""
 
     def __getitem__(self, key: str | int | slice) -> Any:
+        if isinstance(key, slice):
+            return tuple(getattr(self, name) for name in self.keys()[key])
         if not isinstance(key, str):
-            return self.to_tuple()[key]
+            return getattr(self, self.keys()[key])
         if key in self:
             return getattr(self, key)
         raise KeyError(f"{type(self).__name__} has no {key!r} here; it has {', '.join(self)}")
 
     def keys(self) -> list[str]:
-        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        return [f.name for f in fields(self) if vars(self)[f.name] is not None]
 
     def values(self) -> list[Any]:
         return [getattr(self, name) for name in self.keys()]
@@ -42,10 +46,31 @@ class Output:
         return len(self.keys())
 
     def get(self, key: str, default: Any = None) -> Any:
-        return dict(self.items()).get(key, default)
+        return getattr(self, key) if key in self else default
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(self.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: all that is there."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class WhenRead:
+    """A field that may be given as a function: when it is first read, the function is called."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, output: Output | None, owner: type) -> Any:
+        if output is None:
+            return None  # the field's default
+        if callable(value := vars(output)[self.name]):
+            value = vars(output)[self.name] = value()
+        return value
+
+    def __set__(self, output: Output, value: Any) -> None:
+        vars(output)[self.name] = value
 
 
 # The last fields are recorded on request, in every output:
@@ -94,7 +119,7 @@ class BaseModelOutputWithPooling(Output):
 @dataclass(eq=False)
 class CausalLMOutput(Output):
     loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, T, V): of the next token
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the next token
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -114,7 +139,7 @@ class MoeModelOutput(Output):
 class MoeCausalLMOutput(Output):
     loss: Tensor | None = None  # with a share of aux_loss, where that is there
     aux_loss: Tensor | None = None  # how unevenly the experts are used
-    logits: Tensor | None = None  # (B, T, V): of the next token
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the next token
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -124,7 +149,7 @@ class MoeCausalLMOutput(Output):
 @dataclass(eq=False)
 class MaskedLMOutput(Output):
     loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, T, V): of the token itself
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the token itself
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -132,7 +157,7 @@ class MaskedLMOutput(Output):
 @dataclass(eq=False)
 class PreTrainingOutput(Output):
     loss: Tensor | None = None  # the sum of both heads' losses
-    prediction_logits: Tensor | None = None  # (B, T, V)
+    prediction_logits: Tensor | None = WhenRead()  # (B, T, V)
     seq_relationship_logits: Tensor | None = None  # (B, 2): the second text follows the first, or is a random one
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -176,7 +201,7 @@ class QuestionAnsweringOutput(Output):
 class DoubleHeadsOutput(Output):
     loss: Tensor | None = None
     mc_loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, choices, T, V)
+    logits: Tensor | None = WhenRead()  # (B, choices, T, V)
     mc_logits: Tensor | None = None  # (B, choices)
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
@@ -205,7 +230,7 @@ class Seq2SeqModelOutput(Output):
 @dataclass(eq=False)
 class Seq2SeqLMOutput(Output):
     loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, T, V): of the next token
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the next token
     past_key_values: Cache | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_attentions: tuple[Tensor, ...] | None = None
