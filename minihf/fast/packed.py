@@ -11,7 +11,8 @@ Embeddings, linear layers, norms and activations look at one token at a time: th
 and only there, the texts are taken apart again. `Packing` stands in the place of the mask and knows where each text is.
 
 The padded path is the oracle: real tokens get the same numbers, in inference and in training. Padded places come back
-as zeros. So whoever reads a padded place reads a zero. Question answering does: its loss is a softmax over all places,
+as zeros (but for logits over the vocabulary in training with labels, which are computed when they are read). So whoever
+reads a padded place reads a zero. Question answering does: its loss is a softmax over all places,
 those of padding included, and so it differs. A head that reads the first token refuses texts padded on the left.
 
 Where nothing is padded, or the caller brings a 4-D mask that is more than padding, the model runs as with "sdpa".

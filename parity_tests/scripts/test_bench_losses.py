@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import bench_losses  # noqa: E402
+import bench_losses
 
 
 @pytest.mark.parametrize("row", bench_losses.rows(quick=True), ids=lambda row: row.name)
