@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import bench_losses
 import bench_train
 import numpy as np
 from bench_generate import gpt2, writing
@@ -61,7 +62,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
         ],
         "generate": writing(quick),
         "pipelines": answering(quick),
-        "train": bench_train.rows(quick),
+        "train": bench_losses.rows(quick) + bench_train.rows(quick),
     }
 
 

@@ -23,9 +23,10 @@ from minihf.models.outputs import BaseModelOutput, CausalLMOutput, SequenceClass
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
-from minihf.nn.losses import causal_lm_loss, classification_loss
+from minihf.nn.losses import classification_loss, next_tokens
 from minihf.nn.masks import decoder_mask
 from minihf.nn.positions import positions_from_mask
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -201,8 +202,8 @@ class CTRLLMHeadModel(CTRLPreTrainedModel):
         x = self.transformer(
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds, use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class CTRLForSequenceClassification(CTRLPreTrainedModel):

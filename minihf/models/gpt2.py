@@ -29,9 +29,10 @@ from minihf.nn.attention import attend, merge_heads, split_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.dropout import Dropout
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss, upcast
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss, upcast
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import positions_from_mask
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -289,8 +290,8 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
             encoder_hidden_states, encoder_attention_mask, use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class GPT2Summary(nn.Module):
@@ -346,10 +347,9 @@ class GPT2DoubleHeadsModel(GPT2PreTrainedModel):
         )
         out = self.transformer(ids, past_key_values, mask, types, positions, embeds, use_cache=use_cache)
         x = out.last_hidden_state.unflatten(0, (-1, choices))  # (B * choices, T, C) -> (B, choices, T, C)
-        logits = self.lm_head(x)
+        loss, logits = predict_words(self.lm_head, x, next_tokens(labels))
         choice = self.multiple_choice_head(x, mc_token_ids).squeeze(-1)  # (B, choices)
-        loss, mc_loss = causal_lm_loss(logits, labels), cross_entropy(choice, mc_labels)
-        return DoubleHeadsOutput(loss, mc_loss, logits, choice, out.past_key_values)
+        return DoubleHeadsOutput(loss, cross_entropy(choice, mc_labels), logits, choice, out.past_key_values)
 
 
 class GPT2ForSequenceClassification(GPT2PreTrainedModel):

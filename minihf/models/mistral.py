@@ -33,11 +33,12 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
 from minihf.nn.positions import positions_from_mask
 from minihf.nn.rope import RotaryEmbedding, rotate
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -241,8 +242,8 @@ class MistralForCausalLM(MistralPreTrainedModel):
     ) -> CausalLMOutput:
         """labels: (B, T), usually the input_ids: shifted here. logits_to_keep: of the last so many tokens."""
         x = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class MistralForSequenceClassification(MistralPreTrainedModel):

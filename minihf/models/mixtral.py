@@ -36,11 +36,12 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, load_balancing_loss, span_loss, upcast
+from minihf.nn.losses import classification_loss, cross_entropy, load_balancing_loss, next_tokens, span_loss, upcast
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
 from minihf.nn.positions import positions_from_mask
 from minihf.nn.rope import RotaryEmbedding, rotate
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -320,8 +321,8 @@ class MixtralForCausalLM(MixtralPreTrainedModel):
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
             config.output_router_logits if output_router_logits is None else output_router_logits,
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        loss, aux_loss = causal_lm_loss(logits, labels, num_items_in_batch), None
+        state, aux_loss = last_tokens(x.last_hidden_state, logits_to_keep), None
+        loss, logits = predict_words(self.lm_head, state, next_tokens(labels), num_items_in_batch)
         if x.router_logits:
             real = attention_mask
             if real is not None:  # of the tokens that were read now; a ready mask does not say which are padding
