@@ -8,6 +8,8 @@ A new case is a function that prepares the work, and its rows in `cases`.
 import gc
 import json
 import os
+import random
+import re
 import resource
 import subprocess
 import sys
@@ -62,6 +64,8 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
     small = partial(gpt2, 2, 32, 2, 96) if quick else partial(gpt2, 12, 768, 12, 50257)
     group = (2, 32, 4, 2) if quick else (8, 512, 8, 4)  # layers, width, heads, key-value heads
     texts = 2 if quick else 16
+    sentences = 8 if quick else 256
+    classifier_ = partial(classifier, 2, 32, 2, 64) if quick else partial(classifier, 6, 384, 12, 1536)
     full = [128] * texts
     ragged = [round(128 * 0.8825**i) for i in range(texts)]  # many short texts and a few long ones, as texts are
     return {
@@ -124,6 +128,19 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
             )
             for prompt in ((8, 16) if quick else (64, 512, 2048))
         ],
+        "pipelines": [
+            Row(
+                f"{task}, {sentences} sentences, {how}",
+                partial(answer, task=task, sentences=sentences, best_size=best_size),
+                classifier_,
+                units=sentences,
+                unit="text",
+                goal=goal,
+            )
+            for task in ("text-classification", "feature-extraction")
+            for how, best_size, goal in (("as it comes", False, 0.4), ("the best batch size", True, 0.6))
+        ]
+        + [Row("one sentence, from the shell", shell, classifier_, goal=0.6)],
     }
 
 
@@ -173,6 +190,41 @@ def llama(layers: int, width: int, heads: int, kv_heads: int) -> Any:
             initializer_range=0.1,
         )
     )
+
+
+def classifier(layers: int, width: int, heads: int, inner: int) -> Any:
+    """A model with its tokenizer, which is made from the texts that it will read."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers.models import WordPiece
+
+    from minihf import BertConfig, BertForSequenceClassification, BertTokenizer, pipeline
+
+    engine = Tokenizer(WordPiece(unk_token="[UNK]"))
+    engine.normalizer, engine.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=8000, special_tokens=special, show_progress=False)
+    engine.train_from_iterator(english(), trainer)
+    engine.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    config = BertConfig(
+        vocab_size=engine.get_vocab_size(),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        initializer_range=0.1,
+    )
+    tokenizer = BertTokenizer(engine, model_max_length=512)
+    return pipeline("text-classification", BertForSequenceClassification(config), tokenizer=tokenizer, device="cpu")
+
+
+def english() -> list[str]:
+    """Sentences of Python's own manual, 3 to 60 words long, in an order of chance."""
+    from pydoc_data.topics import topics
+
+    parts = (part.split() for text in topics.values() for part in re.split(r"(?<=[.!?])\s+|\n\n+", text))
+    found = sorted({" ".join(words) for words in parts if 3 <= len(words) <= 60 and words[0][0].isupper()})
+    random.Random(0).shuffle(found)
+    return found
 
 
 # Work
@@ -240,6 +292,37 @@ def greedy(
     write = partial(model.generate, ids, attention_mask=torch.ones_like(ids), do_sample=False)
     first = None if prompt_counts else partial(write, max_new_tokens=1)
     return Job(partial(write, max_new_tokens=new_tokens), before=first)
+
+
+def answer(library: str, folder: Path, task: str, sentences: int, best_size: bool) -> Job:
+    """A list of sentences through a pipeline; the reference's best batch size is found by trying."""
+    import torch
+
+    pipe = import_module(library).pipeline(task, str(folder), device="cpu")
+    texts, size = english()[:sentences], None
+    if best_size and library == "transformers":
+        sizes = (1, 2, 4, 8, 16, 32, 64)
+        pipe(texts[:8])
+        size = min(sizes, key=lambda size: seconds_of(partial(pipe, texts, batch_size=size)))
+
+    def show(answers: list) -> Any:
+        if task == "text-classification":
+            return torch.tensor([found["score"] for found in answers])
+        return torch.tensor([states[0][0] for states in answers])  # of each text's first token
+
+    return Job(partial(pipe, texts, batch_size=size), show)
+
+
+ANSWER = {
+    "minihf": "import sys; from minihf.cli import main; "
+    "main(['run', 'sentiment-analysis', 'I love this.', '--device', 'cpu', '--model', sys.argv[2]])",
+    "transformers": "import sys; from transformers import pipeline; "
+    "print(pipeline('sentiment-analysis', sys.argv[2], device='cpu')('I love this.'))",
+}
+
+
+def shell(library: str, folder: Path) -> Job:
+    return fresh_python(library, folder, ANSWER[library])
 
 
 # The worker

@@ -6,6 +6,7 @@ Models for sentences were trained with one way of making one vector of many, and
 the authors publish.
 """
 
+import json
 from typing import Any
 
 import torch
@@ -82,7 +83,10 @@ class FeatureExtractionPipeline(Pipeline):
                 + (f"{self.source} has none" if self.source else "a model that is passed as an object has no files")
                 + f"; name the pooling: {', '.join(POOLINGS)}"
             )
-        steps = {step["type"].rsplit(".", 1)[-1]: step.get("path", "") for step in read_json(path)}
+        try:
+            steps = {step["type"].rsplit(".", 1)[-1]: step["path"] for step in json.loads(path.read_text("utf-8"))}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f'{path}: a list of {{"type": ..., "path": ...}} was expected: {error!r}') from error
         if unknown := steps.keys() - {"Transformer", "Pooling", "Normalize"} or {"Pooling"} - steps.keys():
             raise ValueError(f"{path}: {', '.join(unknown)} is not implemented, or missing; name the pooling yourself")
         config = read_json(self.source.get(f"{steps['Pooling']}/config.json"))

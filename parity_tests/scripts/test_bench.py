@@ -33,6 +33,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("encode", "MiniLM-sized: 2 ragged texts"),
         ("generate", "2 layers, 32 wide, vocabulary 96"),
         ("generate", "Llama, 2 layers, 32 wide, 8 texts"),
+        ("pipelines", "text-classification, 8 sentences, the best batch size"),
     ],
 )
 def test_the_report_of_a_row_has_every_figure(case, row):
@@ -69,7 +70,7 @@ def test_the_table_has_a_line_for_a_row():
 def test_the_list_names_every_case(capsys):
     assert bench.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate"}
+    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate", "pipelines"}
 
 
 @pytest.mark.parametrize(
