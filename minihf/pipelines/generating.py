@@ -93,12 +93,13 @@ class GeneratingPipeline(Pipeline):
     def kinds(self, rows: list, options: dict[str, Any]) -> list[int]:
         """Where the prompt's length matters to how much is written, prompts of one length go together."""
         config, limit = options["config"], self.model.position_limit
-        counted = bool(config.min_length) or config.max_new_tokens is None
+
+        def counts(length: int) -> bool:
+            full = options["unsaid"] and limit is not None and length + NEW_TOKENS - 1 > limit
+            return full or config.max_new_tokens is None or length < (config.min_length or 0)
+
         lengths = [self.begun(row) for row in rows]
-        return [
-            n if counted or (options["unsaid"] and limit is not None and n + NEW_TOKENS - 1 > limit) else 0
-            for n in lengths
-        ]
+        return [length if counts(length) else 0 for length in lengths]
 
     def batches(self, rows: list, size: int | None, options: dict[str, Any]) -> Iterator[list[int]]:
         if size == 1 or options["alone"]:  # what is drawn then follows the order of the texts, as in the reference

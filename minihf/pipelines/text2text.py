@@ -166,16 +166,24 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         languages = self.task.split("_")
         if src_lang is None and tgt_lang is None and len(languages) == 4:
             src_lang, tgt_lang = languages[1], languages[3]
-        return {**super().settle(**options), "languages": {"src_lang": src_lang, "tgt_lang": tgt_lang}}
+        return {**super().settle(**options), "languages": (src_lang, tgt_lang)}
 
     def rows(self, items: list[str], options: dict[str, Any]) -> list[Encoding]:
         """Of a tokenizer that knows many languages, rows in the one; the other is the first that is written."""
-        build = getattr(self.tokenizer, "_build_translation_inputs", None)
-        if build is None:
+        tokenizer, (source, target) = self.tokenizer, options["languages"]
+        if not hasattr(tokenizer, "src_lang"):
             return super().rows(items, options)
-        inputs = build(items, return_tensors=None, **options["languages"], **options["tokenizer"])
-        options["generate"] |= {name: inputs[name] for name in ("forced_bos_token_id",) if name in inputs}
-        return inputs.encodings
+        if source is None or target is None:
+            raise ValueError("the tokenizer knows many languages: pass src_lang and tgt_lang, as it spells them")
+        first = tokenizer.convert_tokens_to_ids(target)
+        if first in (None, tokenizer.unk_token_id):
+            raise ValueError(f"tgt_lang={target!r} is no language of this tokenizer; one is {tokenizer.src_lang!r}")
+        options["generate"]["forced_bos_token_id"] = first
+        before, tokenizer.src_lang = tokenizer.src_lang, source
+        try:
+            return self.tokenized(items, options["tokenizer"])
+        finally:
+            tokenizer.src_lang = before
 
     def check_lengths(self, shortest: int, longest: int, most: int) -> None:
         if longest > 0.9 * most:
