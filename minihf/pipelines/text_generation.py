@@ -149,8 +149,8 @@ class TextGenerationPipeline(GeneratingPipeline):
             settings.setdefault("truncation", False)
         encodings = []
         if texts:
-            padded = {"padding_side": "left"} | options["special"] | settings
-            encodings = self.tokenizer(texts, **padded).encodings
+            settings = {"padding_side": "left", "verbose": not options["hole"]} | options["special"] | settings
+            encodings = self.tokenizer(texts, **settings).encodings
         read = iter(encodings)
         return [[self.prompt(next(read) if isinstance(x, str) else self.chat(x, options), options)] for x in items]
 
