@@ -65,7 +65,6 @@ class GeneratingPipeline(Pipeline):
         if (own | asked).get("pad_token_id") is None and self.tokenizer.pad_token_id is not None:
             settings["pad_token_id"] = self.tokenizer.pad_token_id
         config = settle(self.model.generation_config, None, settings)
-        config.check_other()
         unsaid = added.get("max_new_tokens") is not None and asked.get("max_new_tokens") is None
         watchers = {name: options[name] for name in WATCHERS if options.get(name) is not None}
         alone = bool(watchers or config.return_dict_in_generate)
@@ -102,7 +101,7 @@ class GeneratingPipeline(Pipeline):
         return [length if counts(length) else 0 for length in lengths]
 
     def batches(self, rows: list, size: int | None, options: dict[str, Any]) -> Iterator[list[int]]:
-        if size == 1 or options["alone"]:  # what is drawn then follows the order of the texts, as in the reference
+        if size == 1 or options["alone"]:  # what is drawn is then what a call each would draw
             return ([i] for i in range(len(rows)))
         return super().batches(rows, size, options)
 

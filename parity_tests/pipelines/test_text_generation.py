@@ -10,6 +10,7 @@ from minihf.pipelines.tasks import find
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.writers import PROMPTS
 
+pytestmark = pytest.mark.filterwarnings("ignore:a text has more than the 60 tokens")
 GREEDY = {"do_sample": False, "max_new_tokens": 9}
 TEXT = "Angela Merkel visited"
 USER = [{"role": "system", "content": "be"}, {"role": "user", "content": "who lives in Paris?"}]
