@@ -154,7 +154,7 @@ class TranslationPipeline(Text2TextGenerationPipeline):
 
     def __init__(self, *args: Any, task: str = "", **options: Any):
         model = args[0] if args else options["model"]
-        known = getattr(model.config, "task_specific_params", None) or {}
+        known = getattr(getattr(model, "config", None), "task_specific_params", None) or {}
         if task == "translation" and (found := next((key for key in known if key.startswith(task)), None)):
             warnings.warn(
                 f'"translation" says no languages; of those that the model knows, {found!r} is taken', stacklevel=3

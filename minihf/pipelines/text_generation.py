@@ -22,11 +22,11 @@ DEFAULTS = {"max_new_tokens": NEW_TOKENS, "do_sample": True, "temperature": 0.7}
 
 @dataclass
 class Prompt:
-    """What the model reads; `told` of its tokens are the caller's, the others only there to begin with."""
+    """What the model reads; `given` of its tokens are the caller's, the others only there to begin with."""
 
     ids: list[int]
     attention_mask: list[int]
-    told: int
+    given: int
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -205,7 +205,7 @@ class TextGenerationPipeline(GeneratingPipeline):
         if options["tensors"]:
             return [{"generated_token_ids": ids} for ids in sequences.tolist()]
         texts = [
-            self.tokenizer.decode(ids[row.told :], options["skip"], options["clean"]) for ids in sequences.tolist()
+            self.tokenizer.decode(ids[row.given :], options["skip"], options["clean"]) for ids in sequences.tolist()
         ]
         return [
             {"generated_text": self.together(item, text, options)} | {name: of[i] for name, of in others.items()}
