@@ -79,11 +79,13 @@ def libraries(writer):
     return get
 
 
-@pytest.mark.parametrize("name, more", [("gpt2", ALONE), ("gpt2-ends", CHATS), ("llama", CHATS)])
+@pytest.mark.parametrize(
+    "name, rows", [("gpt2", TABLE + ALONE), ("gpt2-ends", TABLE[1::2] + CHATS), ("llama", TABLE[::3] + CHATS)]
+)
 @pytest.mark.filterwarnings("ignore")
-def test_answers_are_the_reference_s(libraries, name, more):
+def test_answers_are_the_reference_s(libraries, name, rows):
     loaded, wrong = libraries(name), []
-    for options, inputs, call in (TABLE[::3] if name == "llama" else TABLE) + more:
+    for options, inputs, call in rows:
         both = []
         for library, parts in loaded:
             torch.manual_seed(5)
