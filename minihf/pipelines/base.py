@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 
 from minihf.checkpoints.hub import Source
 from minihf.models.base import Model
-from minihf.models.outputs import Output
+from minihf.nn.output import Output
 from minihf.tokenization import Tokenizer
 from minihf.tokenization.options import UNLIMITED
 

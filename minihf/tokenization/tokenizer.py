@@ -5,7 +5,8 @@ call finds and leaves it as it was, and a lock keeps the settings of two threads
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,12 +70,22 @@ class Tokenizer(Vocabulary):
     """
 
     is_fast = True
-    # What a family takes for granted, and how its vocabulary files become an engine.
+    # What a family takes for granted, and how its vocabulary files become an engine: `complete` the settings, `read`
+    # the files, `build` an engine from what they hold, and frame texts by the `template`.
     model_input_names: list[str] = ["input_ids", "attention_mask"]
+    padding_side = "right"
     family_tokens: ClassVar[dict[str, str]] = {}
+    mask_takes_space = False  # the mask token counts the space before it as its own
+    ends: ClassVar[dict[str, bool]] = {}  # add_bos_token and add_eos_token where they are not False
     algorithm: ClassVar[str | None] = None
     vocab_files: ClassVar[tuple[str, ...]] = ()
-    read = build = template = None
+    more_files: ClassVar[tuple[str, ...]] = ()  # those that need not be there
+    options: ClassVar[tuple[str, ...]] = ()  # while loading
+    idle: ClassVar[tuple[str, ...]] = ()  # options of older releases that change nothing
+    keeps_files = False  # it is saved as the files that it was read from
+    keeps_name = False  # it is saved under its name, whatever the reference makes of that
+    rebuilt_alike = True  # the reference's class of this name builds the same engine
+    complete = read = build = template = None
     add_bos_token, add_eos_token = _end("add_bos_token", 0), _end("add_eos_token", -1)
 
     def __init__(
@@ -104,7 +115,7 @@ class Tokenizer(Vocabulary):
         super().__init__(engine, stated | self.family_tokens | special_tokens, extra, added_tokens_decoder)
         self.split_special_tokens = split_special_tokens
         self._reads_targets = False
-        self.padding_side = padding_side or padding.get("direction", "right")
+        self.padding_side = padding_side or padding.get("direction", type(self).padding_side)
         self.truncation_side = truncation_side or truncation.get("direction", "right")
         limit = NO_LIMIT if model_max_length is None else model_max_length
         self.model_input_names = list(model_input_names or type(self).model_input_names)
@@ -209,8 +220,13 @@ class Tokenizer(Vocabulary):
         """What encodes targets; a family whose targets are framed or cut up in another way has another one for them."""
         return self
 
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """Around each encoding: what a family lends its engine for that time."""
+        yield
+
     def _encode(self, rows: list[Row], split_special_tokens: bool | None, *settings: Any) -> list[Encoding]:
-        with self._lock:
+        with self._lock, self._lent():
             if split_special_tokens is not None:
                 self._engine.encode_special_tokens = split_special_tokens
             try:

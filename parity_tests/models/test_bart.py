@@ -381,7 +381,7 @@ def test_the_decoder_alone_generates_as_the_reference_does(kind):
     ids, mask = torch.tensor([[5, 6, 7], [1, 8, 9]]), torch.tensor([[1, 1, 1], [0, 1, 1]])
     for given in ({"attention_mask": torch.ones_like(ids)}, {"attention_mask": mask}):
         settings = {"max_new_tokens": 5, "eos_token_id": 40, "pad_token_id": 1}
-        expected = theirs.generate(ids, **given, **settings, do_sample=False, forced_eos_token_id=None)
+        expected = theirs.generate(ids, **given, **settings, do_sample=False)
         got = model.generate(ids, **given, **settings)
         assert torch.equal(got, expected)
 
