@@ -106,6 +106,8 @@ def main() -> None:
                 for padded in (False, True):
                     inputs = prompts(name, 3 if padded else 2, padded)
                     tensors = {key: torch.tensor(value) for key, value in inputs.items()}
+                    if padded:  # which the old release takes for a token to be repeated less
+                        way = {key: value for key, value in way.items() if key != "repetition_penalty"}
                     free = model.generate(**tensors, **way, max_new_tokens=9)
                     ends = {
                         0: None,

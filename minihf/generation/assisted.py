@@ -23,7 +23,7 @@ from minihf.generation.stopping import StopRule
 
 class Guesser(Protocol):
     def guess(self, ids: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
-        """(1, T) -> guesses (n,), n up to `most`, and the scores (n, V) that they were drawn from, if they were."""
+        """(1, T) -> guesses (n,), of which up to `most` are of use, and the scores (n, V) that they were drawn from, if they were."""
 
     def learn(self, guessed: int, right: int) -> None:
         """So many of the last guesses were right."""
@@ -69,7 +69,7 @@ def assisted(
             chosen = drawn(scores) if sample else most_probable(scores)
             chosen = chosen[: agreeing(guesses == chosen[:n]) + 1]
         new = chosen.tolist()
-        new = new[: next((i + 1 for i, token in enumerate(new) if token in ends), len(new))]
+        new = new[: min(last - T, next((i + 1 for i, token in enumerate(new) if token in ends), len(new)))]
         guesser.learn(n, len(new) - 1)
         for i in range(len(new)):
             if record is not None:
@@ -193,24 +193,36 @@ class Lookup:
     Args:
         number: how many tokens to guess.
         longest: the most last tokens to look for; fewer are looked for if there is no such place.
+        vocab: how many tokens there are.
+        limit: the model reads no more ids than so many.
+        ends: no guess is made of one of these, nor after it.
         processors: a guess that they forbid is not made.
     """
 
     def __init__(
-        self, number: int, longest: int, vocab: int, ends: Sequence[int] = (), processors: Sequence[Processor] = ()
+        self,
+        number: int,
+        longest: int,
+        vocab: int,
+        *,
+        limit: int | None = None,
+        ends: Sequence[int] = (),
+        processors: Sequence[Processor] = (),
     ):
-        self.number, self.longest, self.vocab, self.ends, self.processors = number, longest, vocab, ends, processors
+        self.number, self.longest, self.vocab = number, longest, vocab
+        self.limit, self.ends, self.processors = limit, ends, processors
 
     def guess(self, ids: Tensor, most: int) -> tuple[Tensor, None]:
         row = ids[0].tolist()
         T = len(row)
+        room = self.number if self.limit is None else self.limit - T  # else as many as ever, that draws are the same
         for size in range(min(self.longest, T - 1), 0, -1) if most > 0 else ():
             for start in range(size, T):
                 if row[start - size : start] == row[T - size :]:
                     found = self.allowed(ids, row[start : start + self.number])
                     if found:
                         end = next((i for i, token in enumerate(found) if token in self.ends), len(found))
-                        return ids.new_tensor(found[: min(end, most)]), None
+                        return ids.new_tensor(found[: min(end, room)]), None
         return ids.new_empty(0), None
 
     def learn(self, guessed: int, right: int) -> None:

@@ -16,6 +16,7 @@ from minihf.generation.processors import Processor, processors_for
 from minihf.generation.prompts import Prompts, prompts_of_both, prompts_of_decoder
 from minihf.generation.reader import Reader
 from minihf.generation.stopping import StopRule, stop_for
+from minihf.generation.truncations import truncations
 from minihf.nn.cache import Cache
 
 DEFAULT_NEW_TOKENS = 20
@@ -168,13 +169,16 @@ def prepare(
             settle(assistant_model.generation_config, generation_config, settings),
             sample=bool(config.do_sample),
             ends=ends,
-            processors=processors,
+            # The reference draws guesses from what is tempered and cut off twice; whatever they are drawn from is right.
+            processors=processors + (truncations(config) if config.do_sample else []),
         )
         guesser.reader.cache.croppable = True
     elif guessed:
         vocab = model.get_output_embeddings().weight.size(0)
         number, longest = config.prompt_lookup_num_tokens, config.max_matching_ngram_size or 2
-        guesser = Lookup(number, longest, vocab, ends, processors)
+        limit = getattr(model, "position_limit", None)
+        limit = None if limit is None else limit - prompts.before
+        guesser = Lookup(number, longest, vocab, limit=limit, ends=ends, processors=processors)
     if guessed:
         reader.cache.croppable = True
     return Task(
