@@ -187,6 +187,7 @@ _HOMES = {
         "MT5Model",
     ],
     "minihf.generation.config": ["GenerationConfig"],
+    "minihf.generation.constraints": ["Constraint", "DisjunctiveConstraint", "PhrasalConstraint"],
     "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.nn.cache": ["Cache"],
     "minihf.tokenization": [

@@ -1,4 +1,4 @@
-"""What transformers 4.51.3 writes in the three searches that later releases dropped: parity_tests/fixtures/generation.json
+"""What transformers 4.51.3 writes in the searches that were dropped later, for parity_tests/fixtures/generation.json.
 
 To make it anew (offline, beside whatever torch is installed):
 
@@ -122,7 +122,7 @@ def main() -> None:
                         beam_constraints.DisjunctiveConstraint.copy = copied_well if fixed else copied
                         try:
                             out = model.generate(**tensors, **settings, **flags)
-                        except RuntimeError:  # of texts that lack a word, it forgets the beam indices, and then wants them
+                        except RuntimeError:  # of texts that lack a word it has no beam indices, which it then wants
                             out = model.generate(**tensors, **settings, return_dict_in_generate=True)
                         key = "fixed" if fixed else "sequences"
                         case[key] = out.sequences.tolist()

@@ -23,7 +23,7 @@ from minihf.generation.stopping import StopRule
 
 class Guesser(Protocol):
     def guess(self, ids: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
-        """(1, T) -> guesses (n,), of which up to `most` are of use, and the scores (n, V) that they were drawn from, if they were."""
+        """(1, T) -> guesses (n,), of which `most` are of use, and what they were drawn from, (n, V), if they were."""
 
     def learn(self, guessed: int, right: int) -> None:
         """So many of the last guesses were right."""
@@ -240,7 +240,7 @@ class Lookup:
         return tokens
 
 
-def check_guessing(name: str, model: nn.Module, config: GenerationConfig, prompts: Prompts) -> None:
+def check_guessing(name: str, config: GenerationConfig, prompts: Prompts) -> None:
     """Can somebody guess for this call? ValueError if not."""
     texts = prompts.repeated(config.num_return_sequences or 1).size(0)
     if texts > 1:

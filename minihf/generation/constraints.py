@@ -20,16 +20,16 @@ class Constraint:
 
     def test(self) -> None:
         """Does it come to its end by doing what it asks for? ValueError if not."""
-        trial = self.copy()
         for _ in range(10_000):
-            token = trial.advance()
+            token = self.advance()
             token = token[0] if isinstance(token, list) else token
-            if token is None or not trial.does_advance(token):
+            if token is None or not self.does_advance(token):
                 raise ValueError(f"{type(self).__name__}: does_advance() denies the token that advance() gives")
-            if trial.update(token)[1]:
+            if self.update(token)[1]:
                 break
-        if trial.remaining() != 0:
+        if self.remaining() != 0:
             raise ValueError(f"{type(self).__name__}: to do what advance() says does not fulfil it")
+        self.reset()
 
     def advance(self) -> int | list[int] | None:
         """The token that brings it a step further, or several, or None when it is fulfilled."""

@@ -68,7 +68,7 @@ def candidates_of(
         rows: which rows of the ids they are, (B, n).
         ids: (rows, T).
     """
-    B, n, V = scores.shape
+    n, V = scores.shape[1:]
     best, places = (scores + totals[:, :, None]).flatten(1).topk(max(2, 1 + len(ends)) * n)  # (B, K)
     rows, tokens = rows.gather(1, places // V), places % V
     texts = torch.cat([ids[rows], tokens[:, :, None]], dim=2)

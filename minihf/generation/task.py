@@ -110,7 +110,9 @@ def prepare(
     guesses = "assistant_model" if assistant_model is not None else "prompt_lookup_num_tokens"
     guessed = assistant_model is not None or config.prompt_lookup_num_tokens is not None
     if guessed:
-        check_guessing(guesses, model, config, prompts)
+        check_guessing(guesses, config, prompts)
+    if assistant_model is not None and config.prompt_lookup_num_tokens is not None:
+        raise ValueError("assistant_model and prompt_lookup_num_tokens both guess tokens: pass one of the two")
     if config.penalty_alpha and prompts.cache is not None:
         raise ValueError("contrastive search compares with all hidden states, which past_key_values do not hold")
     steps = settle_lengths(model, prompts, config)
@@ -169,7 +171,7 @@ def prepare(
             settle(assistant_model.generation_config, generation_config, settings),
             sample=bool(config.do_sample),
             ends=ends,
-            # The reference draws guesses from what is tempered and cut off twice; whatever they are drawn from is right.
+            # The reference tempers and cuts off twice what guesses are drawn from; the text is right with any guesses.
             processors=processors + (truncations(config) if config.do_sample else []),
         )
         guesser.reader.cache.croppable = True
