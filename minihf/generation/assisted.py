@@ -19,6 +19,7 @@ from minihf.generation.processors import Processor
 from minihf.generation.prompts import Prompts
 from minihf.generation.reader import Reader
 from minihf.generation.stopping import StopRule
+from minihf.generation.truncations import truncations
 
 
 class Guesser(Protocol):
@@ -240,9 +241,12 @@ class Lookup:
         return tokens
 
 
-def check_guessing(name: str, config: GenerationConfig, prompts: Prompts) -> None:
+def check_guessing(assistant: nn.Module | None, config: GenerationConfig, prompts: Prompts) -> None:
     """Can somebody guess for this call? ValueError if not."""
-    texts = prompts.repeated(config.num_return_sequences or 1).size(0)
+    name = "prompt_lookup_num_tokens" if assistant is None else "assistant_model"
+    if assistant is not None and config.prompt_lookup_num_tokens is not None:
+        raise ValueError("assistant_model and prompt_lookup_num_tokens both guess tokens: pass one of the two")
+    texts = len(prompts.ids) * (config.num_return_sequences or 1)
     if texts > 1:
         raise ValueError(f"{name} guesses for one text at a time, not for {texts}: generate them one by one")
     for wrong, remedy in (
@@ -254,8 +258,19 @@ def check_guessing(name: str, config: GenerationConfig, prompts: Prompts) -> Non
             raise ValueError(f"{name} guesses for greedy and sampled texts, {remedy}")
 
 
-def check_assistant(assistant: nn.Module, model: nn.Module, prompts: Prompts) -> None:
-    """Can this model guess for that one? ValueError if not."""
+def draft_for(
+    model: nn.Module,
+    assistant: nn.Module,
+    config: GenerationConfig,
+    drafting: GenerationConfig,
+    prompts: Prompts,
+    processors: list[Processor],
+) -> Draft:
+    """`assistant` as the one who guesses for `model`, or a ValueError that says why it cannot.
+
+    Args:
+        config, drafting: the settings of the call, and those of its guesses.
+    """
     if assistant.config.is_encoder_decoder != model.config.is_encoder_decoder:
         raise ValueError("assistant_model and the model must both have an encoder, or neither")
     own, other = (m.get_output_embeddings().weight.size(0) for m in (assistant, model))
@@ -265,3 +280,22 @@ def check_assistant(assistant: nn.Module, model: nn.Module, prompts: Prompts) ->
         raise ValueError("assistant_model cannot read embeddings or states of another model: pass input_ids")
     if prompts.cache is not None:
         raise ValueError("assistant_model has not read what past_key_values hold: leave them out")
+    context = prompts.context and {"input_ids": prompts.source, "attention_mask": prompts.context["attention_mask"]}
+    reader = Reader(assistant, prompts.mask, token_type_ids=prompts.token_type_ids, context=context)
+    reader.cache.croppable = True
+    # The reference tempers and cuts off twice what guesses are drawn from; the text is right with any guesses.
+    again = truncations(config) if config.do_sample else []
+    sample, ends = bool(config.do_sample), config.end_tokens
+    return Draft(reader, drafting, sample=sample, ends=ends, processors=processors + again)
+
+
+def lookup_for(model: nn.Module, config: GenerationConfig, prompts: Prompts, processors: list[Processor]) -> Lookup:
+    limit = getattr(model, "position_limit", None)
+    return Lookup(
+        config.prompt_lookup_num_tokens,
+        config.max_matching_ngram_size or 2,
+        model.get_output_embeddings().weight.size(0),
+        limit=None if limit is None else limit - prompts.before,
+        ends=config.end_tokens,
+        processors=processors,
+    )

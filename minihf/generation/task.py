@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minihf.generation.assisted import Draft, Guesser, Lookup, check_assistant, check_guessing
+from minihf.generation.assisted import Guesser, check_guessing, draft_for, lookup_for
 from minihf.generation.config import GenerationConfig, check_names, settle
 from minihf.generation.group_beams import Diversity
 from minihf.generation.guidance import guidance
@@ -16,7 +16,6 @@ from minihf.generation.processors import Processor, processors_for
 from minihf.generation.prompts import Prompts, prompts_of_both, prompts_of_decoder
 from minihf.generation.reader import Reader
 from minihf.generation.stopping import StopRule, stop_for
-from minihf.generation.truncations import truncations
 from minihf.nn.cache import Cache
 
 DEFAULT_NEW_TOKENS = 20
@@ -107,12 +106,9 @@ def prepare(
         prompts = prompts_of_decoder(
             model, config, ids, attention_mask, token_type_ids, inputs_embeds, past_key_values
         )
-    guesses = "assistant_model" if assistant_model is not None else "prompt_lookup_num_tokens"
     guessed = assistant_model is not None or config.prompt_lookup_num_tokens is not None
     if guessed:
-        check_guessing(guesses, config, prompts)
-    if assistant_model is not None and config.prompt_lookup_num_tokens is not None:
-        raise ValueError("assistant_model and prompt_lookup_num_tokens both guess tokens: pass one of the two")
+        check_guessing(assistant_model, config, prompts)
     if config.penalty_alpha and prompts.cache is not None:
         raise ValueError("contrastive search compares with all hidden states, which past_key_values do not hold")
     steps = settle_lengths(model, prompts, config)
@@ -162,25 +158,12 @@ def prepare(
         steps=steps,
         record=(*recorded, "output_hidden_states") if contrastive else tuple(recorded),
     )
-    guesser: Guesser | None = None
+    guesser = None
     if assistant_model is not None:
-        check_assistant(assistant_model, model, prompts)
-        context = prompts.context and {"input_ids": prompts.source, "attention_mask": prompts.context["attention_mask"]}
-        guesser = Draft(
-            Reader(assistant_model, prompts.mask, token_type_ids=prompts.token_type_ids, context=context),
-            settle(assistant_model.generation_config, generation_config, settings),
-            sample=bool(config.do_sample),
-            ends=ends,
-            # The reference tempers and cuts off twice what guesses are drawn from; the text is right with any guesses.
-            processors=processors + (truncations(config) if config.do_sample else []),
-        )
-        guesser.reader.cache.croppable = True
+        drafting = settle(assistant_model.generation_config, generation_config, settings)
+        guesser = draft_for(model, assistant_model, config, drafting, prompts, processors)
     elif guessed:
-        vocab = model.get_output_embeddings().weight.size(0)
-        number, longest = config.prompt_lookup_num_tokens, config.max_matching_ngram_size or 2
-        limit = getattr(model, "position_limit", None)
-        limit = None if limit is None else limit - prompts.before
-        guesser = Lookup(number, longest, vocab, limit=limit, ends=ends, processors=processors)
+        guesser = lookup_for(model, config, prompts, processors)
     if guessed:
         reader.cache.croppable = True
     return Task(
