@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minihf.generation.assisted import Guesser, check_guessing, draft_for, lookup_for
+from minihf.generation.assisted import Guesser
 from minihf.generation.config import GenerationConfig, check_names, settle
 from minihf.generation.group_beams import Diversity
+from minihf.generation.guessers import check_guessing, draft_for, lookup_for
 from minihf.generation.guidance import guidance
 from minihf.generation.outputs import Record
 from minihf.generation.processors import Processor, processors_for

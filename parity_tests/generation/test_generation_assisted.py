@@ -9,7 +9,8 @@ import torch
 from sklearn.metrics import roc_curve
 
 import minihf
-from minihf.generation.assisted import Draft, Lookup, accepted, best_threshold
+from minihf.generation.assisted import accepted
+from minihf.generation.guessers import Draft, Lookup, best_threshold
 from minihf.inspection.families import FAMILIES, Variant
 from minihf.inspection.pairs import heads_of, make_pair
 
