@@ -1,4 +1,5 @@
-"""The command line: `minihf parity` for readers and for CI, `minihf describe` for all who are handed a checkpoint.
+"""The command line: `minihf run` for answers, `minihf describe` for all who are handed a checkpoint, `minihf parity`
+for readers and for CI.
 
 Nothing heavy is imported before a command asks for it, so that `minihf --help` answers at once.
 """
@@ -16,11 +17,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     `argv` holds the arguments after the command's name; None takes them from `sys.argv`.
     """
     parser = _parser()
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command == "run" and not any(text.startswith("-") for text in rest):
+        args.texts, rest = args.texts + rest, []  # texts may stand before options and behind them
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if args.command is None:
-        parser.error("no command was given; there are: minihf describe, minihf parity")
+        parser.error("no command was given; there are: minihf describe, minihf parity, minihf run")
     if args.command == "describe":
         return _describe(args)
+    if args.command == "run":
+        return _run(args)
     if args.target is not None and args.architecture is not None:
         parser.error("--architecture chooses among freshly made checkpoints; leave it out beside a folder or name")
     return _parity(args)
@@ -51,7 +58,37 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument(
         "--architecture", nargs="+", action="extend", metavar="NAME", help="only these, such as: bert gpt2"
     )
+    run = commands.add_parser(
+        "run",
+        help="a pipeline: text in, answers out",
+        description="Do a task: sentiment-analysis, ner, question-answering, fill-mask, zero-shot-classification, "
+        "feature-extraction, … Without TEXT each line of standard input is one.",
+    )
+    run.add_argument("task", metavar="TASK", help="such as sentiment-analysis")
+    run.add_argument("texts", nargs="*", metavar="TEXT", help="for question-answering: QUESTION CONTEXT")
+    run.add_argument("--model", metavar="NAME", help="a checkpoint's folder or hub name; none: the course's")
+    run.add_argument("--labels", metavar="A,B,C", help="of zero-shot-classification: what to choose from")
+    run.add_argument("--context", metavar="TEXT", help="of question-answering: where answers to all questions stand")
+    run.add_argument("--device", help="cpu, cuda:1; the GPU where there is one, if none is named")
+    run.add_argument(
+        "--option", "-o", action="append", default=[], metavar="NAME=VALUE", help="of the task, such as top_k=3"
+    )
+    run.add_argument("--json", action="store_true", help="print each answer as a line of JSON, as Python gets it")
     return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    import warnings
+
+    warnings.showwarning = lambda message, *where: print("minihf run:", message, file=sys.stderr)
+    try:
+        from minihf.pipelines.command import run_command
+
+        return run_command(args)
+    except KeyError as error:  # whose own words stand in quotes
+        return _refuse(f"run: {error.args[0]}")
+    except (OSError, ValueError, TypeError) as error:
+        return _refuse(f"run: {error}")
 
 
 def _parity(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from parity_tests.faults import (  # noqa: F401  each plants its own
     roberta,
     shared,
     t5,
+    words,
 )
 from parity_tests.faults.planting import FAULTS
 

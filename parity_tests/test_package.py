@@ -96,7 +96,8 @@ def test_the_wheel_holds_minihf_and_nothing_else(wheel):
 
 def test_the_wheel_requires_what_it_promises(wheel):
     always = {line for line in metadata(wheel).requires if "extra ==" not in line}
-    assert always == {"torch>=2.9", "numpy", "safetensors", "tokenizers", "huggingface-hub", "jinja2>=3.1.6"}
+    tokenizers = {"tokenizers", "sentencepiece", "protobuf", "jinja2>=3.1.6"}
+    assert always == {"torch>=2.9", "numpy", "safetensors", "huggingface-hub"} | tokenizers
 
 
 def test_every_module_imports_without_the_reference(wheel, bare, tmp_path):
@@ -125,8 +126,8 @@ def test_the_command_line_without_the_reference(bare, tmp_path):
         for arguments in ("--help", "--version", "parity", "parity folder --architecture bert", "", "describe folder")
     }
     assert [answer.returncode for answer in answers.values()] == [0, 0, 2, 2, 2, 2]
-    assert {"describe", "parity"} <= set(answers["--help"].stdout.split())
-    assert answers[""].stderr.endswith("no command was given; there are: minihf describe, minihf parity\n")
+    assert {"describe", "parity", "run"} <= set(answers["--help"].stdout.split())
+    assert answers[""].stderr.endswith("no command was given; there are: minihf describe, minihf parity, minihf run\n")
     assert answers["describe folder"].stderr == (
         "minihf describe prints its table with rich; install it with: pip install rich, or ask for --json\n"
     )
@@ -185,7 +186,7 @@ FLOORS = (
     {"cli", "__init__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-RUNTIME = {"torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "tqdm"}
+RUNTIME = {"torch", "numpy", "safetensors", "tokenizers", "sentencepiece", "huggingface_hub", "jinja2", "tqdm"}
 REFERENCE = {"transformers", "peft", "accelerate"}
 EXTRAS = {"matplotlib", "rich"}
 NO_ARCHITECTURE = ("minihf.models.base.", "minihf.models.outputs.")  # all that training may take from models

@@ -9,58 +9,27 @@ import gc
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import bench_losses
+import bench_train
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker has prepared."""
-
-    run: Callable[[], Any]
-    """The work that is timed."""
-    show: Callable[[Any], Any] = lambda result: result
-    """From what `run` returns to a tensor that must be equal on both sides; None where there is nothing to compare."""
-    before: Callable[[], Any] | None = None
-    """A part of the work whose time is taken off: the reading of the prompt, where a token's time is asked for."""
-    in_child: bool = False
-    """The work happens in a process of its own, whose memory is the one to report."""
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    prepare: Callable[[str, Path], Job]
-    """(library, folder of the checkpoint) -> what to time."""
-    checkpoint: Callable[[], Any] | None = None
-    """Makes the model, of minihf, that both sides load from the folder."""
-    units: int = 1
-    """How many of `unit` one run does; times are given for one."""
-    unit: str = "run"
-    goal: float | None = None
-    """The ratio of times to reach."""
-    memory_goal: float | None = None
-    """How much memory minihf's first run may add, as a multiple of the checkpoint's file."""
+from bench_generate import gpt2, writing
+from bench_pipelines import answering
+from bench_row import Job, Row, fresh_python, seconds_of
 
 
 def cases(quick: bool = False) -> dict[str, list[Row]]:
     """Case -> its rows. `quick` makes every size tiny: a trial of the benchmark itself, whose figures mean nothing."""
     mini = partial(bert, 2, 32, 2, 64) if quick else partial(bert, 6, 384, 12, 1536)
     base = partial(bert, 2, 64, 2, 128) if quick else partial(bert, 12, 768, 12, 3072)
-    narrow, wide = ((2, 32, 2), (2, 64, 2)) if quick else ((4, 128, 4), (6, 384, 6))
-    vocabularies = (96, 160) if quick else (2048, 50257)  # a toy's, and GPT-2's own
     small = partial(gpt2, 2, 32, 2, 96) if quick else partial(gpt2, 12, 768, 12, 50257)
-    group = (2, 32, 4, 2) if quick else (8, 512, 8, 4)  # layers, width, heads, key-value heads
     texts = 2 if quick else 16
     full = [128] * texts
     ragged = [round(128 * 0.8825**i) for i in range(texts)]  # many short texts and a few long ones, as texts are
@@ -91,39 +60,9 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
                 strict=True,
             )
         ],
-        "generate": [
-            Row(
-                f"{shape[0]} layers, {shape[1]} wide, vocabulary {vocabulary}",
-                partial(greedy, new_tokens=8 if quick else 64),
-                partial(gpt2, *shape, vocabulary),
-                units=8 if quick else 64,
-                unit="token",
-                goal=goal if vocabulary == vocabularies[0] else None,
-            )
-            for vocabulary in vocabularies
-            for shape, goal in ((narrow, 0.4), (wide, 0.65))
-        ]
-        + [
-            Row(
-                f"Llama, {group[0]} layers, {group[1]} wide, {texts} text{'s' if texts > 1 else ''}",
-                partial(greedy, new_tokens=8 if quick else 64, texts=texts),
-                partial(llama, *group),
-                units=8 if quick else 64,
-                unit="token",
-                goal=0.6,
-            )
-            for texts in (1, 8)
-        ]
-        + [
-            Row(
-                f"Llama, a token after {prompt}",
-                partial(greedy, new_tokens=5 if quick else 17, prompt=prompt, prompt_counts=False),
-                partial(llama, *group),
-                units=4 if quick else 16,
-                unit="token",
-            )
-            for prompt in ((8, 16) if quick else (64, 512, 2048))
-        ],
+        "generate": writing(quick),
+        "pipelines": answering(quick),
+        "train": bench_losses.rows(quick) + bench_train.rows(quick),
     }
 
 
@@ -144,49 +83,9 @@ def bert(layers: int, width: int, heads: int, inner: int) -> Any:
     )
 
 
-def gpt2(layers: int, width: int, heads: int, vocabulary: int) -> Any:
-    from minihf import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(
-        GPT2Config(
-            n_layer=layers,
-            n_embd=width,
-            n_head=heads,
-            vocab_size=vocabulary,
-            initializer_range=0.1,
-        )
-    )
-
-
-def llama(layers: int, width: int, heads: int, kv_heads: int) -> Any:
-    from minihf import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(
-            num_hidden_layers=layers,
-            hidden_size=width,
-            intermediate_size=width * 43 // 16,  # as in the 7B model
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            vocab_size=2048,
-            max_position_embeddings=4096,
-            initializer_range=0.1,
-        )
-    )
-
-
 # Work
 
 LOAD = "import sys; from {library} import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained(sys.argv[2])"
-COMMANDS = {"minihf": "minihf.cli", "transformers": "transformers.cli.transformers"}
-
-
-def fresh_python(library: str, folder: Path, code: str) -> Job:
-    """The start of the interpreter is part of it, on both sides."""
-    code = code.format(library=library, command=COMMANDS[library])
-    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    run = partial(subprocess.run, [sys.executable, "-c", code, "--help", str(folder)], check=True, **silent)
-    return Job(run, lambda done: None, in_child=True)
 
 
 def load(library: str, folder: Path, forward: bool = False) -> Job:
@@ -224,22 +123,6 @@ def encode(library: str, folder: Path, lengths: list[int]) -> Job:
         return model(input_ids=ids, attention_mask=mask).last_hidden_state
 
     return Job(run, lambda hidden: hidden[mask.bool()])
-
-
-def greedy(
-    library: str, folder: Path, new_tokens: int, texts: int = 1, prompt: int = 16, prompt_counts: bool = True
-) -> Job:
-    """No end token, so that both write as much. Without `prompt_counts` the first new token is not timed."""
-    import torch
-
-    model = import_module(library).AutoModelForCausalLM.from_pretrained(folder).eval()
-    for config in (model.config, model.generation_config):
-        if config is not None:
-            config.eos_token_id = None
-    ids = torch.randint(model.config.vocab_size, (texts, prompt), generator=torch.Generator().manual_seed(1))
-    write = partial(model.generate, ids, attention_mask=torch.ones_like(ids), do_sample=False)
-    first = None if prompt_counts else partial(write, max_new_tokens=1)
-    return Job(partial(write, max_new_tokens=new_tokens), before=first)
 
 
 # The worker
@@ -291,14 +174,6 @@ def timed(job: Job, runs: int) -> float:
     for _ in range(runs):
         spent += seconds_of(job.run) - (0.0 if job.before is None else seconds_of(job.before))
     return spent / runs
-
-
-def seconds_of(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    result = work()
-    spent = time.perf_counter() - start
-    del result
-    return spent
 
 
 def memory(job: Job) -> dict[str, int | None]:

@@ -1,1 +1,1 @@
-"""What models are trained on: the offline corpora."""
+"""What models are trained on: batches (collators), blocks of texts (chunking), the offline corpora."""

@@ -11,7 +11,8 @@ Embeddings, linear layers, norms and activations look at one token at a time: th
 and only there, the texts are taken apart again. `Packing` stands in the place of the mask and knows where each text is.
 
 The padded path is the oracle: real tokens get the same numbers, in inference and in training. Padded places come back
-as zeros. So whoever reads a padded place reads a zero. Question answering does: its loss is a softmax over all places,
+as zeros (but for logits over the vocabulary in training with labels, which are computed when they are read). So whoever
+reads a padded place reads a zero. Question answering does: its loss is a softmax over all places,
 those of padding included, and so it differs. A head that reads the first token refuses texts padded on the left.
 
 Where nothing is padded, or the caller brings a 4-D mask that is more than padding, the model runs as with "sdpa".
@@ -168,7 +169,9 @@ def packed_call(model: nn.Module, args: tuple, kwargs: dict) -> Iterator[Callabl
     tokens = ids if embeds is None else embeds[..., 0]
     large = isinstance(tokens, Tensor) and tokens.numel() >= LARGE
     learning = model.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-    with packed_heads(model, padding_of(mask)):
+    # In training, a head over the vocabulary looks at the labelled places only (`predict_words`).
+    picks = model.training and model.output_embeddings is not None and arguments.get("labels") is not None
+    with packed_heads(model, None if picks else padding_of(mask)):
         yield bare(model) if large and not learning else model
 
 

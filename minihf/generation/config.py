@@ -226,6 +226,12 @@ class GenerationConfig:
         return cls(**settings)
 
     @classmethod
+    def strangers_in(cls, config: Any) -> list[str]:
+        """The settings of generation that a model's config holds, and has no field for."""
+        own = {field.name for field in fields(config)}
+        return [f.name for f in fields(cls) if f.name in vars(config) and f.name not in own]
+
+    @classmethod
     def from_file(cls, path: Path) -> "GenerationConfig":
         """Read a `generation_config.json`; CheckpointError where it makes no sense."""
         settings = read_json(path)

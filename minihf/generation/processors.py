@@ -121,6 +121,3 @@ def renormalized(ids: Tensor, logits: Tensor) -> Tensor:
 def dict_of(bias: dict | list) -> dict[tuple[int, ...], float]:
     """Of both ways to write it: {(5, 7): -1.5} and [[[5, 7], -1.5]]."""
     return {tuple(ids): value for ids, value in (bias.items() if isinstance(bias, dict) else bias)}
-
-
-sampling_processors = truncations.truncations  # until `generate` calls `processors_for`

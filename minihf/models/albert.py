@@ -27,7 +27,6 @@ from minihf.models.outputs import (
     BaseModelOutputWithPooling,
     MaskedLMOutput,
     MultipleChoiceOutput,
-    Output,
     QuestionAnsweringOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -38,6 +37,8 @@ from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import encoder_mask
+from minihf.nn.output import Output, WhenRead
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -87,7 +88,7 @@ class AlbertConfig(Config):
 @dataclass(eq=False)
 class AlbertForPreTrainingOutput(Output):
     loss: Tensor | None = None  # the sum of both heads' losses
-    prediction_logits: Tensor | None = None  # (B, T, V)
+    prediction_logits: Tensor | None = WhenRead()  # (B, T, V)
     sop_logits: Tensor | None = None  # (B, 2): the two texts stand in their order, or swapped
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -163,9 +164,11 @@ class AlbertPredictions(nn.Module):
         self.decoder = Linear(config.embedding_size, config.vocab_size)
         self.activation = ACTIVATIONS[config.hidden_act]
 
+    def transform(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(x)))  # (B, T, C) -> (B, T, E)
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.LayerNorm(self.activation(self.dense(x)))  # (B, T, C) -> (B, T, E)
-        return self.decoder(x)  # (B, T, E) -> (B, T, V)
+        return self.decoder(self.transform(x))  # (B, T, E) -> (B, T, V)
 
 
 class AlbertPreTrainedModel(Model):
@@ -267,11 +270,12 @@ class AlbertForPreTraining(AlbertPreTrainedModel):
     ) -> AlbertForPreTrainingOutput:
         """labels: (B, T) ids or -100. sentence_order_label: (B,), 0 = in order, 1 = swapped. The loss needs both."""
         x = self.albert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        words = self.predictions(x.last_hidden_state)
+        if labels is None or sentence_order_label is None:
+            labels = sentence_order_label = None
+        loss, words = predict_words(self.predictions, x.last_hidden_state, labels)
         order = self.sop_classifier["classifier"](self.sop_classifier["dropout"](x.pooler_output))
-        loss = None
-        if labels is not None and sentence_order_label is not None:
-            loss = cross_entropy(words, labels) + cross_entropy(order, sentence_order_label)
+        if loss is not None:
+            loss = loss + cross_entropy(order, sentence_order_label)
         return AlbertForPreTrainingOutput(loss, words, order)
 
 
@@ -294,8 +298,7 @@ class AlbertForMaskedLM(AlbertPreTrainedModel):
     ) -> MaskedLMOutput:
         """labels: (B, T), the id of the word that stood here, or -100 for tokens that count for nothing."""
         x = self.albert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
-        logits = self.predictions(x)
-        return MaskedLMOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        return MaskedLMOutput(*predict_words(self.predictions, x, labels, num_items_in_batch))
 
 
 class AlbertForSequenceClassification(AlbertPreTrainedModel):

@@ -248,8 +248,10 @@ def class_for(model_type: str, task: str) -> type:
     if model_type not in ARCHITECTURES:
         raise ValueError(f"model_type {model_type!r} is not one that minihf has: {', '.join(ARCHITECTURES)}")
     module, classes = ARCHITECTURES[model_type]
+    if task == "ForTextEncoding" and "ForMaskedLM" in classes and "ForSeq2SeqLM" not in classes:
+        task = "Model"  # which is an encoder, whole
     if task not in classes:
-        without = ("Config", "ForDoubleHeads", "ForTextEncoding")  # an Auto class
+        without = ("Config", "ForDoubleHeads")  # an Auto class
         tasks = ", ".join(f"AutoModel{t.removeprefix('Model')}" for t in classes if t not in without)
         raise ValueError(f"{model_type} has no class for AutoModel{task}; it has {tasks}")
     return getattr(import_module(f"minihf.models.{module}"), classes[task])

@@ -69,6 +69,12 @@ class AutoModel(_Auto):
     task = "Model"
 
 
+class AutoModelForTextEncoding(_Auto):
+    """The encoder: of T5 without the decoder."""
+
+    task = "ForTextEncoding"
+
+
 class AutoModelForPreTraining(_Auto):
     task = "ForPreTraining"
 

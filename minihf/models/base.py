@@ -17,10 +17,11 @@ from minihf.generation.generate import generate, stream
 from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
-from minihf.models.outputs import Output
 from minihf.models.recording import recording
+from minihf.models.vocabulary import check_rows, resize
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
+from minihf.nn.output import Output
 
 
 class Model(nn.Module):
@@ -74,6 +75,8 @@ class Model(nn.Module):
         self.generation_config = GenerationConfig.from_model_config(config)  # a checkpoint may bring its own
         self.is_part = False  # of a model with a head, which is then the one to record and to answer in tuples
         self.untied: set[str] = set()  # of `tied`, those that a checkpoint holds with values of their own
+        self.name_or_path = ""  # of the checkpoint that it was loaded from
+        self.vocabulary_changed = False  # since then
 
     def post_init(self) -> None:
         """The last line of each constructor: first values, and ties. A model inside this one has had its own."""
@@ -202,11 +205,56 @@ class Model(nn.Module):
         return self.base_model.get_submodule(self.input_embeddings)
 
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        """Put another table in the place of the word embeddings, and of all that is tied to them.
+
+        Raises:
+            ValueError: it has another number of rows: `resize_token_embeddings` changes that.
+        """
+        check_rows(embeddings, self.get_input_embeddings())
         self.base_model.set_submodule(self.input_embeddings, embeddings)
         self.tie_weights()
 
     def get_output_embeddings(self) -> nn.Linear | None:
         return self.get_submodule(self.output_embeddings) if self.output_embeddings else None
+
+    def set_output_embeddings(self, embeddings: nn.Linear) -> None:
+        """Put another layer in the place of the one that gives logits over the vocabulary. It has a weight of its own
+        until `tie_weights` is called.
+
+        Raises:
+            TypeError: the model has no such layer. ValueError: it has another number of rows, or no bias.
+        """
+        if self.output_embeddings is None:
+            raise TypeError(f"{type(self).__name__} has no output embeddings: it gives no logits over a vocabulary")
+        check_rows(embeddings, self.get_output_embeddings())
+        self.set_submodule(self.output_embeddings, embeddings)
+        source = self.ties().get(f"{self.output_embeddings}.bias")  # BERT's has two names
+        if source is not None:
+            path, _, name = source.rpartition(".")
+            setattr(self.get_submodule(path), name, embeddings.bias)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Another number of tokens, as after `tokenizer.add_tokens`: `model.resize_token_embeddings(len(tokenizer))`.
+
+        Embeddings, output layer, its bias and `config.vocab_size` change; old rows stay, new ones are the mean of the
+        old ones (see `minihf.models.vocabulary`). They are new parameters: make the optimizer afterwards.
+
+        Args:
+            new_num_tokens: how many; None: as many as there are. Fewer cut off the last.
+            pad_to_multiple_of: round up to a multiple of it; GPUs like multiples of 64.
+            mean_resizing: False draws the new rows as a new model does; new biases are 0.
+
+        Returns:
+            The word embeddings.
+
+        Raises:
+            ValueError: the number makes no vocabulary, or a special token would lose its row.
+            TypeError: an adapter lies over the embeddings.
+        """
+        resize(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return self.get_input_embeddings()
 
     @property
     def device(self) -> torch.device:
@@ -269,6 +317,9 @@ class Model(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.copy(self.config)
         config.architectures, config.dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")
+        if self.can_generate:  # old configs hold settings of generation, whose place is a file of their own
+            for name in GenerationConfig.strangers_in(config):
+                delattr(config, name)
         save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
         config.save_pretrained(folder)
         if self.can_generate:

@@ -43,8 +43,9 @@ from minihf.nn.attention import ENCODER_IMPLEMENTATIONS, attend, merge_heads, sp
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss
 from minihf.nn.masks import decoder_mask, encoder_mask
+from minihf.nn.words import predict_words
 
 logger = logging.getLogger(__name__)
 
@@ -341,11 +342,12 @@ class BertForPreTraining(BertPreTrainedModel):
     ) -> PreTrainingOutput:
         """labels: (B, T) ids or -100. next_sentence_label: (B,), 0 = follows, 1 = random. The loss needs both."""
         x = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        words = self.cls["predictions"](x.last_hidden_state)
+        if labels is None or next_sentence_label is None:
+            labels = next_sentence_label = None
+        loss, words = predict_words(self.cls["predictions"], x.last_hidden_state, labels)
         follows = self.cls["seq_relationship"](x.pooler_output)
-        loss = None
-        if labels is not None and next_sentence_label is not None:
-            loss = cross_entropy(words, labels) + cross_entropy(follows, next_sentence_label)
+        if loss is not None:
+            loss = loss + cross_entropy(follows, next_sentence_label)
         return PreTrainingOutput(loss, words, follows)
 
 
@@ -373,8 +375,7 @@ class BertForMaskedLM(BertPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
             encoder_attention_mask
         ).last_hidden_state
-        logits = self.cls["predictions"](x)
-        return MaskedLMOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        return MaskedLMOutput(*predict_words(self.cls["predictions"], x, labels, num_items_in_batch))
 
 
 class BertLMHeadModel(BertPreTrainedModel):
@@ -410,8 +411,9 @@ class BertLMHeadModel(BertPreTrainedModel):
             past_key_values,
             use_cache if labels is None else False,
         )
-        logits = self.cls["predictions"](last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        state = last_tokens(x.last_hidden_state, logits_to_keep)
+        found = predict_words(self.cls["predictions"], state, next_tokens(labels), num_items_in_batch)
+        return CausalLMOutput(*found, x.past_key_values)
 
 
 class BertForNextSentencePrediction(BertPreTrainedModel):

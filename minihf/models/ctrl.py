@@ -23,9 +23,10 @@ from minihf.models.outputs import BaseModelOutput, CausalLMOutput, SequenceClass
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
-from minihf.nn.losses import causal_lm_loss, classification_loss
+from minihf.nn.losses import classification_loss, next_tokens
 from minihf.nn.masks import decoder_mask
 from minihf.nn.positions import positions_from_mask
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -153,16 +154,19 @@ class CTRLModel(CTRLPreTrainedModel):
             token_type_ids: (B, T) ids in the *token* table, added to the embeddings.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that padding on the left
                 shifts nothing (the reference counts padding too).
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             use_cache: make and return `past_key_values`; None: as the config says.
         """
         B, T = check_batch(input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = Cache() if use_cache and past_key_values is None else past_key_values
         past = cache.length if cache is not None else 0
-        check_length(past + T, self.config.n_positions)
+        if position_ids is None or cache is not None:  # several texts in one row may be longer
+            check_length(past + T, self.config.n_positions)
 
         x = self.w(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        mask = decoder_mask(attention_mask, (B, self.config.n_head, T, past + T), dtype=x.dtype)
+        scores, positions = (B, self.config.n_head, T, past + T), position_ids if cache is None else None
+        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, positions=positions)
         if position_ids is None and mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:
@@ -198,8 +202,8 @@ class CTRLLMHeadModel(CTRLPreTrainedModel):
         x = self.transformer(
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds, use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class CTRLForSequenceClassification(CTRLPreTrainedModel):

@@ -36,6 +36,7 @@ from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import encoder_mask
 from minihf.nn.positions import sinusoids
+from minihf.nn.words import predict_words
 
 EPS = 1e-12  # of every LayerNorm: no config can change it
 
@@ -215,9 +216,8 @@ class DistilBertForMaskedLM(DistilBertPreTrainedModel):
     ) -> MaskedLMOutput:
         """labels: (B, T), the id of the word that stood here, or -100 for tokens that count for nothing."""
         x = self.distilbert(input_ids, attention_mask, inputs_embeds, position_ids).last_hidden_state
-        x = self.vocab_layer_norm(self.activation(self.vocab_transform(x)))
-        logits = self.vocab_projector(x)  # (B, T, C) -> (B, T, V)
-        return MaskedLMOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        head = self.vocab_transform, self.activation, self.vocab_layer_norm, self.vocab_projector
+        return MaskedLMOutput(*predict_words(head, x, labels, num_items_in_batch))
 
 
 class DistilBertForSequenceClassification(DistilBertPreTrainedModel):

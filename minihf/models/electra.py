@@ -43,8 +43,9 @@ from minihf.nn.attention import ENCODER_IMPLEMENTATIONS, attend, merge_heads, sp
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, replaced_token_loss, span_loss
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, replaced_token_loss, span_loss
 from minihf.nn.masks import decoder_mask, encoder_mask
+from minihf.nn.words import predict_words
 
 logger = logging.getLogger(__name__)
 
@@ -391,8 +392,8 @@ class ElectraForMaskedLM(ElectraPreTrainedModel):
     ) -> MaskedLMOutput:
         """labels: (B, T), the id of the word that stood here, or -100 for tokens that count for nothing."""
         x = self.electra(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds).last_hidden_state
-        logits = self.generator_lm_head(self.generator_predictions(x))
-        return MaskedLMOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        head = self.generator_predictions, self.generator_lm_head
+        return MaskedLMOutput(*predict_words(head, x, labels, num_items_in_batch))
 
 
 class ElectraForCausalLM(ElectraPreTrainedModel):
@@ -429,9 +430,10 @@ class ElectraForCausalLM(ElectraPreTrainedModel):
             past_key_values,
             use_cache if labels is None else False,
         )
-        words = self.generator_predictions(last_tokens(x.last_hidden_state, logits_to_keep))
-        logits = self.generator_lm_head(words)
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        head = self.generator_predictions, self.generator_lm_head
+        state = last_tokens(x.last_hidden_state, logits_to_keep)
+        found = predict_words(head, state, next_tokens(labels), num_items_in_batch)
+        return CausalLMOutput(*found, x.past_key_values)
 
 
 class ElectraForSequenceClassification(ElectraPreTrainedModel):

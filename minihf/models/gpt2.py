@@ -29,9 +29,10 @@ from minihf.nn.attention import attend, merge_heads, split_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.dropout import Dropout
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss, upcast
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss, upcast
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import positions_from_mask
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -232,6 +233,7 @@ class GPT2Model(GPT2PreTrainedModel):
             token_type_ids: (B, T) ids in the *token* table, added to the embeddings.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that padding on the left
                 shifts nothing (the reference counts padding too).
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             encoder_hidden_states, encoder_attention_mask: with `add_cross_attention`, (B, S, C) and (B, S).
             use_cache: make and return `past_key_values`; None: as the config says.
         """
@@ -239,10 +241,12 @@ class GPT2Model(GPT2PreTrainedModel):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = Cache() if use_cache and past_key_values is None else past_key_values
         past = cache.length if cache is not None else 0
-        check_length(past + T, self.config.n_positions)
+        if position_ids is None or cache is not None:  # several texts in one row may be longer
+            check_length(past + T, self.config.n_positions)
 
         x = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        mask = decoder_mask(attention_mask, (B, self.config.n_head, T, past + T), dtype=x.dtype)
+        scores, positions = (B, self.config.n_head, T, past + T), position_ids if cache is None else None
+        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, positions=positions)
         if position_ids is None and mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:
@@ -286,8 +290,8 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
             encoder_hidden_states, encoder_attention_mask, use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class GPT2Summary(nn.Module):
@@ -343,10 +347,9 @@ class GPT2DoubleHeadsModel(GPT2PreTrainedModel):
         )
         out = self.transformer(ids, past_key_values, mask, types, positions, embeds, use_cache=use_cache)
         x = out.last_hidden_state.unflatten(0, (-1, choices))  # (B * choices, T, C) -> (B, choices, T, C)
-        logits = self.lm_head(x)
+        loss, logits = predict_words(self.lm_head, x, next_tokens(labels))
         choice = self.multiple_choice_head(x, mc_token_ids).squeeze(-1)  # (B, choices)
-        loss, mc_loss = causal_lm_loss(logits, labels), cross_entropy(choice, mc_labels)
-        return DoubleHeadsOutput(loss, mc_loss, logits, choice, out.past_key_values)
+        return DoubleHeadsOutput(loss, cross_entropy(choice, mc_labels), logits, choice, out.past_key_values)
 
 
 class GPT2ForSequenceClassification(GPT2PreTrainedModel):

@@ -29,11 +29,12 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
 from minihf.nn.positions import positions_from_mask
 from minihf.nn.rope import RotaryEmbedding, rotate
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -186,6 +187,7 @@ class LlamaModel(LlamaPreTrainedModel):
             attention_mask: 1 = real, 0 = padding, (B, K), the cached tokens included; or a ready 4-D mask.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that holes and padding
                 shift nothing (the reference counts padding too).
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             past_key_values: what it keeps of earlier tokens; `input_ids` are then the new ones.
             use_cache: make and return `past_key_values`; None: as the config says.
         """
@@ -195,7 +197,8 @@ class LlamaModel(LlamaPreTrainedModel):
         past = cache.length if cache is not None else 0
 
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        mask = decoder_mask(attention_mask, (B, self.config.num_attention_heads, T, past + T), dtype=x.dtype)
+        scores, positions = (B, self.config.num_attention_heads, T, past + T), position_ids if cache is None else None
+        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, positions=positions)
         if position_ids is None and mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:
@@ -226,8 +229,8 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
     ) -> CausalLMOutput:
         """labels: (B, T), usually the input_ids: shifted here. logits_to_keep: of the last so many tokens."""
         x = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class LlamaForSequenceClassification(LlamaPreTrainedModel):

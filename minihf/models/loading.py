@@ -108,6 +108,7 @@ def load_pretrained(
                 fill(model, parameter, name, weights.take(key), dtype, device)
 
     reconcile_ties(model, ledger)
+    model.name_or_path = source.name
     model.to(device)  # what no file holds: tables that a model computes
     model.config.dtype = str(dtype).removeprefix("torch.")
     generation = source.find("generation_config.json") if cls.can_generate else None

@@ -31,14 +31,15 @@ from minihf.models.outputs import (
     Seq2SeqModelOutput,
     encoder_output,
 )
+from minihf.models.vocabulary import resize
 from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
-from minihf.nn.losses import cross_entropy
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import StaticPositions
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -289,6 +290,13 @@ class MarianPreTrainedModel(Model):
         shared = self.config.share_encoder_decoder_embeddings and self.config.tie_word_embeddings
         return "shared" if shared else "encoder.embed_tokens"
 
+    def resize_decoder_token_embeddings(self, new_num_tokens: int) -> nn.Embedding:
+        """`resize_token_embeddings` of the target language, where it has a vocabulary of its own."""
+        if self.config.share_encoder_decoder_embeddings:
+            raise ValueError("source and target share one vocabulary: resize_token_embeddings changes it")
+        resize(self, new_num_tokens, None, True, decoder=True)
+        return self.base_model.decoder.embed_tokens
+
     def get_encoder(self) -> MarianEncoder:
         return self.base_model.encoder
 
@@ -398,8 +406,8 @@ class MarianMTModel(MarianPreTrainedModel):
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache
         )
-        logits = self.lm_head(x.last_hidden_state) + self.final_logits_bias  # (B, T, C) -> (B, T, V)
-        return Seq2SeqLMOutput(cross_entropy(logits, labels), logits, *x.rest())
+        loss, logits = predict_words(self.lm_head, x.last_hidden_state, labels, bias=self.final_logits_bias)
+        return Seq2SeqLMOutput(loss, logits, *x.rest())
 
 
 class MarianDecoderAlone(MarianPreTrainedModel):
@@ -449,5 +457,5 @@ class MarianForCausalLM(MarianPreTrainedModel):
             input_ids, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values, inputs_embeds,
             use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(cross_entropy(logits, labels), logits, x.past_key_values)
+        state = last_tokens(x.last_hidden_state, logits_to_keep)
+        return CausalLMOutput(*predict_words(self.lm_head, state, labels), x.past_key_values)

@@ -36,11 +36,12 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, load_balancing_loss, span_loss, upcast
+from minihf.nn.losses import classification_loss, cross_entropy, load_balancing_loss, next_tokens, span_loss, upcast
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
 from minihf.nn.positions import positions_from_mask
 from minihf.nn.rope import RotaryEmbedding, rotate
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -262,6 +263,7 @@ class MixtralModel(MixtralPreTrainedModel):
                 dropped included; or a ready 4-D mask, which then decides instead of the window.
             position_ids: (B, T) or (1, T); None: counted over the real tokens of the mask, so that holes and padding
                 shift nothing (the reference counts padding too). The window counts both.
+                Where neither mask nor cache is, ids that begin anew keep several texts of one row apart (see `apart`).
             past_key_values: what it keeps of earlier tokens; `input_ids` are then the new ones.
             use_cache: make and return `past_key_values`; None: as the config says.
             output_router_logits: give them, (B * T, E) of each layer; None: as the config says.
@@ -274,7 +276,10 @@ class MixtralModel(MixtralPreTrainedModel):
 
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
         window, scores = self.config.sliding_window, (B, self.config.num_attention_heads, T, past + T)
-        mask = decoder_mask(attention_mask, scores, dtype=x.dtype, window=window, device=x.device)
+        positions = position_ids if cache is None else None
+        mask = decoder_mask(
+            attention_mask, scores, dtype=x.dtype, window=window, device=x.device, positions=positions
+        )
         if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = positions_from_mask(attention_mask)[:, past:]
         elif position_ids is None:
@@ -316,8 +321,8 @@ class MixtralForCausalLM(MixtralPreTrainedModel):
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
             config.output_router_logits if output_router_logits is None else output_router_logits,
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        loss, aux_loss = causal_lm_loss(logits, labels, num_items_in_batch), None
+        state, aux_loss = last_tokens(x.last_hidden_state, logits_to_keep), None
+        loss, logits = predict_words(self.lm_head, state, next_tokens(labels), num_items_in_batch)
         if x.router_logits:
             real = attention_mask
             if real is not None:  # of the tokens that were read now; a ready mask does not say which are padding

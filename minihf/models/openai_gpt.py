@@ -25,9 +25,10 @@ from minihf.nn.attention import attend, merge_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.dropout import Dropout
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens
 from minihf.nn.masks import decoder_mask
 from minihf.nn.positions import positions_from_mask
+from minihf.nn.words import predict_words
 
 # GPT is older than the name "gelu_new": its "gelu" is the tanh approximation, as in OpenAI's own code.
 AFN = {"gelu": "gelu_new", "relu": "relu", "silu": "silu", "swish": "swish"}
@@ -213,8 +214,8 @@ class OpenAIGPTLMHeadModel(OpenAIGPTPreTrainedModel):
         x = self.transformer(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, past_key_values, use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class OpenAIGPTSummary(nn.Module):
@@ -267,9 +268,9 @@ class OpenAIGPTDoubleHeadsModel(OpenAIGPTPreTrainedModel):
         choices = check_choices(input_ids, inputs_embeds)
         flat = flatten_choices(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         x = self.transformer(*flat).last_hidden_state.unflatten(0, (-1, choices))  # (B * choices, …) -> (B, choices, …)
-        logits = self.lm_head(x)
+        loss, logits = predict_words(self.lm_head, x, next_tokens(labels))
         choice = self.multiple_choice_head(x, mc_token_ids).squeeze(-1)  # (B, choices)
-        return DoubleHeadsOutput(causal_lm_loss(logits, labels), cross_entropy(choice, mc_labels), logits, choice)
+        return DoubleHeadsOutput(loss, cross_entropy(choice, mc_labels), logits, choice)
 
 
 class OpenAIGPTForSequenceClassification(OpenAIGPTPreTrainedModel):

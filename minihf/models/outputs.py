@@ -2,6 +2,8 @@
 
 A field is read by attribute, `out.logits`, by key, `out["logits"]`, or by its place among the fields that are there:
 with labels `out[0]` is the loss, without them the logits. A field that was not asked for is None, and skipped by index.
+
+In training with labels a language model's logits are there when they are read, and cost nothing before.
 """
 
 from dataclasses import dataclass, fields
@@ -10,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from minihf.nn.cache import Cache
-from minihf.nn.output import Output
+from minihf.nn.output import Output, WhenRead
 
 # The last fields are recorded on request, in every output:
 #   hidden_states      the input of each layer, then the last (normed) output: a tuple of (B, T, C)
@@ -58,7 +60,7 @@ class BaseModelOutputWithPooling(Output):
 @dataclass(eq=False)
 class CausalLMOutput(Output):
     loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, T, V): of the next token
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the next token
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -78,7 +80,7 @@ class MoeModelOutput(Output):
 class MoeCausalLMOutput(Output):
     loss: Tensor | None = None  # with a share of aux_loss, where that is there
     aux_loss: Tensor | None = None  # how unevenly the experts are used
-    logits: Tensor | None = None  # (B, T, V): of the next token
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the next token
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -88,7 +90,7 @@ class MoeCausalLMOutput(Output):
 @dataclass(eq=False)
 class MaskedLMOutput(Output):
     loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, T, V): of the token itself
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the token itself
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -96,7 +98,7 @@ class MaskedLMOutput(Output):
 @dataclass(eq=False)
 class PreTrainingOutput(Output):
     loss: Tensor | None = None  # the sum of both heads' losses
-    prediction_logits: Tensor | None = None  # (B, T, V)
+    prediction_logits: Tensor | None = WhenRead()  # (B, T, V)
     seq_relationship_logits: Tensor | None = None  # (B, 2): the second text follows the first, or is a random one
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -140,7 +142,7 @@ class QuestionAnsweringOutput(Output):
 class DoubleHeadsOutput(Output):
     loss: Tensor | None = None
     mc_loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, choices, T, V)
+    logits: Tensor | None = WhenRead()  # (B, choices, T, V)
     mc_logits: Tensor | None = None  # (B, choices)
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
@@ -169,7 +171,7 @@ class Seq2SeqModelOutput(Output):
 @dataclass(eq=False)
 class Seq2SeqLMOutput(Output):
     loss: Tensor | None = None
-    logits: Tensor | None = None  # (B, T, V): of the next token
+    logits: Tensor | None = WhenRead()  # (B, T, V): of the next token
     past_key_values: Cache | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_attentions: tuple[Tensor, ...] | None = None

@@ -36,9 +36,9 @@ from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
-from minihf.nn.losses import cross_entropy
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import StaticPositions
+from minihf.nn.words import predict_words
 
 LARGEST_HALF = torch.finfo(torch.float16).max - 1000
 
@@ -379,8 +379,8 @@ class PegasusForConditionalGeneration(PegasusPreTrainedModel):
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache
         )
-        logits = self.lm_head(x.last_hidden_state) + self.final_logits_bias  # (B, T, C) -> (B, T, V)
-        return Seq2SeqLMOutput(cross_entropy(logits, labels), logits, *x.rest())
+        loss, logits = predict_words(self.lm_head, x.last_hidden_state, labels, bias=self.final_logits_bias)
+        return Seq2SeqLMOutput(loss, logits, *x.rest())
 
 
 class PegasusDecoderAlone(PegasusPreTrainedModel):
@@ -430,5 +430,5 @@ class PegasusForCausalLM(PegasusPreTrainedModel):
             input_ids, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values, inputs_embeds,
             use_cache
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(cross_entropy(logits, labels), logits, x.past_key_values)
+        state = last_tokens(x.last_hidden_state, logits_to_keep)
+        return CausalLMOutput(*predict_words(self.lm_head, state, labels), x.past_key_values)

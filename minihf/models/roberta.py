@@ -46,9 +46,10 @@ from minihf.nn.attention import ENCODER_IMPLEMENTATIONS, attend, merge_heads, sp
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
+from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import positions_from_ids
+from minihf.nn.words import predict_words
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +228,11 @@ class RobertaLMHead(nn.Module):
         self.decoder = Linear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
+    def transform(self, x: Tensor) -> Tensor:
+        return self.layer_norm(F.gelu(self.dense(x)))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.layer_norm(F.gelu(self.dense(x))))  # (B, T, C) -> (B, T, V)
+        return self.decoder(self.transform(x))  # (B, T, C) -> (B, T, V)
 
 
 class RobertaClassificationHead(nn.Module):
@@ -386,8 +390,8 @@ class RobertaForCausalLM(RobertaPreTrainedModel):
             past_key_values,
             use_cache if labels is None else False,
         )
-        logits = self.lm_head(last_tokens(x.last_hidden_state, logits_to_keep))
-        return CausalLMOutput(causal_lm_loss(logits, labels, num_items_in_batch), logits, x.past_key_values)
+        x, cache = last_tokens(x.last_hidden_state, logits_to_keep), x.past_key_values
+        return CausalLMOutput(*predict_words(self.lm_head, x, next_tokens(labels), num_items_in_batch), cache)
 
 
 class RobertaForMaskedLM(RobertaPreTrainedModel):
@@ -415,8 +419,7 @@ class RobertaForMaskedLM(RobertaPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, encoder_hidden_states,
             encoder_attention_mask
         ).last_hidden_state
-        logits = self.lm_head(x)
-        return MaskedLMOutput(cross_entropy(logits, labels, num_items_in_batch), logits)
+        return MaskedLMOutput(*predict_words(self.lm_head, x, labels, num_items_in_batch))
 
 
 class RobertaForSequenceClassification(RobertaPreTrainedModel):

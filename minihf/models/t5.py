@@ -42,6 +42,7 @@ from minihf.nn.losses import classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.norms import RMSNorm
 from minihf.nn.positions import distance_buckets
+from minihf.nn.words import predict_words
 
 
 @dataclass(init=False)
@@ -463,8 +464,7 @@ class T5ForConditionalGeneration(T5Pair):
         state = x.last_hidden_state
         if self.config.scale_decoder_outputs:
             state = state * self.config.d_model**-0.5
-        logits = self.lm_head(state)  # (B, T, C) -> (B, T, V)
-        loss = cross_entropy(logits, labels, num_items_in_batch)
+        loss, logits = predict_words(self.lm_head, state, labels, num_items_in_batch)
         return Seq2SeqLMOutput(loss, logits, *x.rest())
 
 

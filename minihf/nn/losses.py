@@ -27,11 +27,7 @@ def cross_entropy(
     """
     if labels is None:
         return None
-    places = logits.shape[:-1]
-    if labels.numel() != places.numel() or (labels.dim() == len(places) and labels.shape != places):
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, expected one for each of the logits {tuple(places)}"
-        )
+    check_labels(logits.shape[:-1], labels)
     logits, labels = upcast(logits).flatten(0, -2), labels.flatten().to(logits.device, torch.long)
     reduction = "mean" if num_items_in_batch is None else "sum"
     try:
@@ -46,10 +42,35 @@ def causal_lm_loss(
     logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor | None:
     """The logits of a token predict the next one: logits (B, T, V), labels (B, T) not shifted by the caller."""
-    if labels is None:
-        return None
-    # The labels move, not the logits: a slice of the logits would copy B * T * V numbers.
-    return cross_entropy(logits, F.pad(labels, (0, 1), value=IGNORED)[..., 1:], num_items_in_batch)
+    return cross_entropy(logits, next_tokens(labels), num_items_in_batch)
+
+
+def next_tokens(labels: Tensor | None) -> Tensor | None:
+    """The label of each token's successor, (..., T); the last has none.
+
+    So the labels move, not the logits: a slice of the logits would copy B * T * V numbers.
+    """
+    return labels if labels is None else F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
+
+
+def keytoken_weighted_loss(inputs: Tensor, logits: Tensor, keytoken_ids: list[int], alpha: float = 1.0) -> Tensor:
+    """A causal language model's loss in which a text weighs more, the more key tokens it has.
+
+    Each text's loss is the mean over its tokens, and weighs alpha * (1 + how often key tokens occur in it); these are
+    averaged. From the course, "Training a causal language model from scratch".
+
+    Args:
+        inputs: ids (B, T).
+        logits: (B, T, V).
+        keytoken_ids: the ids to look for.
+    """
+    B, T = inputs.shape
+    losses = F.cross_entropy(
+        upcast(logits).flatten(0, 1), next_tokens(inputs).flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    losses = losses.view(B, T).sum(1) / (T - 1)  # the last token's is 0
+    occurrences = torch.stack([(inputs == token).sum(1) for token in keytoken_ids]).sum(0)  # (B,)
+    return (alpha * (1 + occurrences) * losses).mean()
 
 
 def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str | None = None) -> Tensor | None:
@@ -135,6 +156,14 @@ def load_balancing_loss(router_logits: tuple[Tensor, ...], k: int, attention_mas
     total = layers * real.sum()
     often, probable = ((x * real).sum((0, 1)) / total for x in (asked, probabilities))  # (E,), (E,)
     return E * (often * probable).sum()
+
+
+def check_labels(places: torch.Size, labels: Tensor) -> None:
+    """One label for each place, (...); a column (N, 1) is fine for (N,)."""
+    if labels.numel() != places.numel() or (labels.dim() == len(places) and labels.shape != places):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, expected one for each of the logits {tuple(places)}"
+        )
 
 
 def upcast(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ case: the fused kernels are at their fastest without a mask.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -61,6 +62,7 @@ def decoder_mask(
     dtype: torch.dtype,
     window: int | None = None,
     device: torch.device | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor | None:
     """Every token sees the real tokens up to itself: (B, 1, Q, K), or None where the causal rule says it all.
 
@@ -71,10 +73,16 @@ def decoder_mask(
             the keys that a cache of that window gives, the last window - 1 + Q, while `attention_mask` has an entry for
             each token still. A ready mask alone decides, window or not, over the keys that are left.
         device: of the mask, where a window needs one and no `attention_mask` came.
+        positions: the caller's `position_ids`, (B or 1, Q), where no past is kept. Without an `attention_mask`, those
+            that begin anew tell that several texts stand one behind the other: see `apart`.
     """
     if hasattr(attention_mask, "attend"):
         return attention_mask
     batch, heads, queries, tokens = scores
+    if attention_mask is None and positions is not None:
+        texts = apart(positions)
+        if texts is not None:
+            return texts & lower_triangle(queries, tokens, window=window, device=texts.device)
     keys = tokens if window is None else min(tokens, window - 1 + queries)
     if keys < tokens and attention_mask is not None:
         encoder_mask(attention_mask, scores, dtype=dtype)  # which refuses a mask of another length than it came in
@@ -86,6 +94,19 @@ def decoder_mask(
         return mask if mask is None else mask & lower_triangle(queries, keys, device=mask.device)
     band = lower_triangle(queries, keys, window=window, device=device if mask is None else mask.device)
     return band if mask is None else mask & band
+
+
+def apart(positions: Tensor) -> Tensor | None:
+    """Texts that stand one behind the other in a row do not see each other: (B or 1, 1, T, T), or None if each row is
+    one text. Another begins wherever positions do not go on by one: 0 1 2 0 1 is a text of three tokens, and of two.
+
+    (B or 1, T)
+    """
+    breaks = positions.diff(dim=-1) != 1
+    if not torch.compiler.is_compiling() and not breaks.any():
+        return None
+    text = F.pad(breaks.long(), (1, 0)).cumsum(-1)  # (B, T), the number of each token's text
+    return (text[:, :, None] == text[:, None, :])[:, None]
 
 
 def ready_mask(mask: Tensor, scores: tuple[int, int, int, int], *, dtype: torch.dtype) -> Tensor:

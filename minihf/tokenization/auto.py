@@ -1,60 +1,64 @@
-"""The tokenizer families by name, and the one that finds which of them a folder holds.
-
-A family is what its checkpoints take for granted without saying so: special tokens, the names of the outputs, and how
-an engine is built where there is only a vocabulary.
-"""
+"""From a name, a `model_type` or the files that there are to a family of tokenizers."""
 
 from pathlib import Path
 from typing import Any
 
-from tokenizers import models
-
 from minihf.checkpoints.files import read_json
 from minihf.checkpoints.hub import Source
-from minihf.tokenization import engines, folder
+from minihf.tokenization import folder
+from minihf.tokenization.families import (
+    BertTokenizer,
+    DistilBertTokenizer,
+    GPT2Tokenizer,
+    LlamaTokenizer,
+    OpenAIGPTTokenizer,
+    RobertaTokenizer,
+)
+from minihf.tokenization.marian import MarianTokenizer
+from minihf.tokenization.mbart import MBart50Tokenizer, MBartTokenizer
+from minihf.tokenization.pieced import CTRLTokenizer
 from minihf.tokenization.tokenizer import Tokenizer
+from minihf.tokenization.unigram import (
+    AlbertTokenizer,
+    CamembertTokenizer,
+    PegasusTokenizer,
+    T5Tokenizer,
+    XLMRobertaTokenizer,
+)
 
-
-class BertTokenizer(Tokenizer):
-    """WordPiece, `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`; see `Tokenizer`.
-
-    Options of its own, while loading: `do_lower_case` (True), `tokenize_chinese_chars` (True: each is a word) and
-    `strip_accents` (None: if it lower-cases).
-    """
-
-    model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    family_tokens = {
-        "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
-    }  # fmt: skip
-    algorithm = "WordPiece"
-    vocab_files = ("vocab.txt",)
-    read = staticmethod(lambda vocab: (models.WordPiece.read_file(vocab), []))
-    build = staticmethod(engines.bert_engine)
-    template = staticmethod(engines.bert_template)
-
-
-class GPT2Tokenizer(Tokenizer):
-    """Byte-level BPE, text as it is, without special tokens around it; see `Tokenizer`.
-
-    Options of its own, while loading: `add_prefix_space` (False: read the first word as if a space came before it),
-    `add_bos_token` and `add_eos_token` (False).
-    """
-
-    family_tokens = {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    algorithm = "BPE"
-    vocab_files = ("vocab.json", "merges.txt")
-    read = staticmethod(models.BPE.read_file)
-    build = staticmethod(engines.gpt2_engine)
-    template = staticmethod(engines.gpt2_template)
-
-
-PreTrainedTokenizerFast = Tokenizer
-BertTokenizerFast = BertTokenizer
-GPT2TokenizerFast = GPT2Tokenizer
-
-BY_MODEL_TYPE: dict[str, type[Tokenizer]] = {"bert": BertTokenizer, "gpt2": GPT2Tokenizer}
-BY_CLASS = {family.__name__: family for family in BY_MODEL_TYPE.values()}
+# model_type -> family. The reference gives DistilBERT's models BERT's tokenizer, and with it token types, which they
+# refuse; and Mistral's none of its own.
+BY_MODEL_TYPE: dict[str, type[Tokenizer]] = {
+    "albert": AlbertTokenizer,
+    "bart": RobertaTokenizer,
+    "bert": BertTokenizer,
+    "camembert": CamembertTokenizer,
+    "ctrl": CTRLTokenizer,
+    "distilbert": DistilBertTokenizer,
+    "electra": BertTokenizer,
+    "gpt2": GPT2Tokenizer,
+    "llama": LlamaTokenizer,
+    "marian": MarianTokenizer,
+    "mbart": MBartTokenizer,
+    "mbart50": MBart50Tokenizer,
+    "mistral": LlamaTokenizer,
+    "mixtral": LlamaTokenizer,
+    "mt5": T5Tokenizer,
+    "openai-gpt": OpenAIGPTTokenizer,
+    "pegasus": PegasusTokenizer,
+    "roberta": RobertaTokenizer,
+    "t5": T5Tokenizer,
+    "xlm-roberta": XLMRobertaTokenizer,
+}
+# Families that share another's tokenizer have their own name for it.
+BartTokenizer = RobertaTokenizer
+ElectraTokenizer = BertTokenizer
+MT5Tokenizer = T5Tokenizer
+SHARED = {"BartTokenizer": BartTokenizer, "ElectraTokenizer": ElectraTokenizer, "MT5Tokenizer": MT5Tokenizer}
+BY_CLASS = {family.__name__: family for family in BY_MODEL_TYPE.values()} | SHARED
 NO_FAMILY = ("PreTrainedTokenizer", "Tokenizer", "TokenizersBackend", "PythonBackend")  # "Fast" at the end left out
+# A file that one family only has -> that family.
+BY_FILE = {"source.spm": MarianTokenizer, "tokenizer.model": LlamaTokenizer, "vocab.txt": BertTokenizer}
 
 
 class AutoTokenizer:
@@ -107,10 +111,18 @@ def _family(source: Source, config: Any) -> type[Tokenizer]:
     unknown = name if name not in ("", *NO_FAMILY) else kind if kind not in ("", *BY_MODEL_TYPE) else ""
     if unknown:
         raise ValueError(
-            f"{source} has no {folder.FILE!r}, and from other files only {' and '.join(BY_CLASS)} are built, no "
-            f"{unknown}; save it with the tokenizer.save_pretrained of transformers, which writes that file"
+            f"{source} has no {folder.FILE!r}, and from other files only these are built: "
+            f"{', '.join(sorted(BY_CLASS))}; no {unknown}. Save it with the tokenizer.save_pretrained of transformers, "
+            "which writes that file"
         )
-    for candidate in BY_CLASS.values():
-        if all(source.find(file) for file in candidate.vocab_files):
+    for file, candidate in BY_FILE.items():
+        if source.find(file):
             return candidate
+    if all(source.find(file) for file in GPT2Tokenizer.vocab_files):
+        return GPT2Tokenizer
+    if shared := [file for file in ("spiece.model", "sentencepiece.bpe.model") if source.find(file)]:
+        raise ValueError(
+            f"{source} has a {shared[0]!r}, as several families have, and nothing that tells which it is; pass "
+            f"tokenizer_type=, one of {', '.join(BY_MODEL_TYPE)}, or load it with its class"
+        )
     return family

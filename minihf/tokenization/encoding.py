@@ -31,13 +31,15 @@ class TokenSpan(NamedTuple):
 class BatchEncoding(UserDict):
     """Ids and masks by name; values are also attributes (`encoding.input_ids`), and `encoding[0]` is row 0's record.
 
-    Where a method takes a row and a place in it, a single number is the place, in row 0.
+    Where a method takes a row and a place in it, a single number is the place, in row 0. A negative token counts from
+    the end.
 
     Args:
         data: lists of numbers, arrays or tensors.
         encoding: the engine's records, one a row; without them the methods that need them raise ValueError.
         tensor_type: "pt" or "np" converts all values; None leaves them.
         prepend_batch_axis: on conversion, give each value a leading axis of size 1.
+        n_sequences: 1 for texts, 2 for pairs; None asks the records.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class BatchEncoding(UserDict):
         encoding: Encoding | list[Encoding] | None = None,
         tensor_type: str | None = None,
         prepend_batch_axis: bool = False,
+        n_sequences: int | None = None,
     ):
         self.data = dict(data or {})
         self._encodings = [encoding] if isinstance(encoding, Encoding) else encoding
+        self._n_sequences = n_sequences
         self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
     @property
@@ -56,12 +60,26 @@ class BatchEncoding(UserDict):
         """The engine's records, one a row."""
         return self._encodings
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether there are such records."""
+        return self._encodings is not None
+
+    @property
+    def n_sequences(self) -> int | None:
+        """1 for texts, 2 for pairs; None where that is unknown."""
+        if self._n_sequences is None and self._encodings:
+            return self._encodings[0].n_sequences
+        return self._n_sequences
+
     def __getitem__(self, item: str | int | slice) -> Any:
         if isinstance(item, str):
             return self.data[item]
-        if self._encodings is None and isinstance(item, slice):
+        if self._encodings is not None:
+            return self._encodings[item]
+        if isinstance(item, slice):
             return {key: value[item] for key, value in self.data.items()}
-        return self._record(item)
+        raise KeyError(f"{item!r}: only what tokenizer(...) itself returns has records; its keys are {list(self.data)}")
 
     def __getattr__(self, name: str) -> Any:
         if name != "data" and name in self.data:  # "data" itself is absent while a copy is being made
@@ -76,20 +94,24 @@ class BatchEncoding(UserDict):
         """For each token of a row the number of its word in the text; None for special tokens."""
         return self._record(batch_index).word_ids
 
+    def words(self, batch_index: int = 0) -> list[int | None]:
+        """The former name of `word_ids`."""
+        return self.word_ids(batch_index)
+
     def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
         """For each token of a row 0 or 1, the text of the pair that it comes from; None for special tokens."""
         return self._record(batch_index).sequence_ids
 
     def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
-        record, token = self._place(batch_or_token_index, token_index)
+        record, token = self._token(batch_or_token_index, token_index)
         return record.token_to_sequence(token)
 
     def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
-        record, token = self._place(batch_or_token_index, token_index)
+        record, token = self._token(batch_or_token_index, token_index)
         return record.token_to_word(token)
 
     def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> CharSpan | None:
-        record, token = self._place(batch_or_token_index, token_index)
+        record, token = self._token(batch_or_token_index, token_index)
         span = record.token_to_chars(token)
         return None if span is None else CharSpan(*span)
 
@@ -135,23 +157,34 @@ class BatchEncoding(UserDict):
             try:
                 self.data[key] = convert([value] if prepend_batch_axis else value)
             except (ValueError, TypeError, RuntimeError) as error:
-                raise ValueError(f"{key!r} cannot become one tensor: {_unfit(value)}") from error
+                hint = "; labels made apart are filled by a data collator" if key == "labels" else ""
+                raise ValueError(f"{key!r} cannot become one tensor: {_unfit(value)}{hint}") from error
         return self
 
     def to(self, device: str | int | torch.device, *, non_blocking: bool = False) -> "BatchEncoding":
-        """Move the tensors to a device, in place; what is no tensor stays."""
+        """Move the tensors to a device, in place; what is no tensor stays.
+
+        Raises:
+            TypeError: a dtype, as ids and masks keep theirs.
+        """
+        if not isinstance(device, str | int | torch.device):
+            raise TypeError(f"to({device!r}): a device was expected, such as 'cuda'; ids and masks keep their dtype")
         for key, value in self.data.items():
             if isinstance(value, torch.Tensor):
                 self.data[key] = value.to(device=device, non_blocking=non_blocking)
         return self
 
-    def _record(self, index: int | slice) -> Any:
+    def _record(self, index: int) -> Encoding:
         if self._encodings is None:
             raise ValueError("only what tokenizer(...) itself returns knows its tokens, words and characters")
         return self._encodings[index]
 
     def _place(self, first: int, second: int | None) -> tuple[Encoding, int]:
         return (self._record(0), first) if second is None else (self._record(first), second)
+
+    def _token(self, first: int, second: int | None) -> tuple[Encoding, int]:
+        record, token = self._place(first, second)
+        return record, token + len(record) if token < 0 else token
 
 
 def to_array(value: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Engines of the `tokenizers` library: opened from a file or built from a vocabulary, changed, and put to work.
 
 BERT: WordPiece over words cut at spaces and punctuation (Devlin et al. 2018; google-research/bert, `tokenization.py`).
+OpenAI GPT: BPE over such words in lower case (Radford et al. 2018; openai/finetune-transformer-lm, `text_utils.py`).
 GPT-2: BPE over bytes, so that no text is unknown; a space is part of the word after it (Radford et al. 2019;
 openai/gpt-2, `encoder.py`).
 """
@@ -80,7 +81,7 @@ def adjust(tokenizer: "Tokenizer", options: Mapping[str, Any]) -> None:
         setattr(component, attribute, options[name])
         setattr(engine, part, component)
     if any(name in options for name in ENDS):
-        engine.post_processor = framed(tokenizer, options)
+        engine.post_processor = framed(tokenizer, tokenizer.ends | tokenizer.settings)
 
 
 def bert_engine(vocab: dict[str, int], merges: list, settings: Mapping[str, Any]) -> Engine:
@@ -115,6 +116,16 @@ def gpt2_engine(vocab: dict[str, int], merges: list, settings: Mapping[str, Any]
 
 def gpt2_template(tokenizer: "Tokenizer") -> processors.PostProcessor:
     return tokenizer.backend_tokenizer.post_processor or framed(tokenizer, tokenizer.settings)
+
+
+def openai_gpt_engine(vocab: dict[str, int], merges: list, settings: Mapping[str, Any]) -> Engine:
+    unknown = str(settings.get("unk_token", "<unk>"))
+    affixes = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>"}
+    engine = Engine(models.BPE(vocab, merges, unk_token=unknown, **affixes))
+    engine.normalizer = normalizers.BertNormalizer(lowercase=True)
+    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    engine.decoder = decoders.BPEDecoder(suffix="</w>")
+    return engine
 
 
 def framed(tokenizer: "Tokenizer", settings: Mapping[str, Any]) -> processors.PostProcessor:

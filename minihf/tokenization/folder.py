@@ -1,12 +1,14 @@
 """A folder's files made into a tokenizer, and back.
 
 `tokenizer.json` is taken as it stands, never rebuilt; only where there is none does a family build its engine from its
-vocabulary files. Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders of older releases
-tell part of that in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added
-tokens. Chat templates lie in files of their own, which come before what the config says: `chat_template.jinja` is the
-default, `additional_chat_templates/NAME.jinja` are others.
+vocabulary files (CTRL and Marian always do, and save those again: no `tokenizer.json` can say how they cut words).
+Beside it, `tokenizer_config.json` tells the roles of tokens and the limits. Folders of older releases tell part of that
+in `special_tokens_map.json` and `added_tokens.json`, which count unless the config lists its added tokens. Chat
+templates lie in files of their own, which come before what the config says: `chat_template.jinja` is the default,
+`additional_chat_templates/NAME.jinja` are others.
 """
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -20,6 +22,7 @@ from minihf.checkpoints.files import read_json, write_json
 from minihf.checkpoints.hub import CheckpointError, Source, shortened
 from minihf.tokenization.chat import named_templates
 from minihf.tokenization.engines import ENDS, PARTS, adjust
+from minihf.tokenization.sentencepiece import charsmap_of
 from minihf.tokenization.vocabulary import EXTRA, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ FACTS = (
     "model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces",
     "split_special_tokens", "chat_template",
 )  # fmt: skip
+SHAPING = (*PARTS, *ENDS, "keep_accents", "legacy", "trim_offsets")  # what an engine is made of
 OPTIONS = (*FACTS, *SPECIAL_TOKENS, *EXTRA, *PARTS, *ENDS)
 # Keys that name a class, code, or places on the machine that wrote the file.
 NOT_KEPT = (
@@ -48,16 +52,22 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
     options = dict(options)
     if options.pop("trust_remote_code", False):
         raise ValueError("minihf never runs code that a checkpoint brings along; leave trust_remote_code out")
-    options.pop("use_fast", None)  # there is one kind
-    if unknown := options.keys() - set(OPTIONS):
+    for name in ("use_fast", *cls.idle):  # there is one kind
+        options.pop(name, None)
+    taken = dict.fromkeys((*OPTIONS, *cls.options))
+    if unknown := options.keys() - taken:
         raise TypeError(
-            f"unknown options: {', '.join(sorted(unknown))}. A tokenizer takes {', '.join(OPTIONS)}; where to look: "
+            f"unknown options: {', '.join(sorted(unknown))}. A tokenizer takes {', '.join(taken)}; where to look: "
             "revision, subfolder, token, cache_dir, local_files_only, force_download"
         )
-    file = source.find(FILE)
+    if options.get("sp_model_kwargs") and not cls.keeps_files:
+        raise ValueError(f"sp_model_kwargs={options['sp_model_kwargs']!r}: this engine does not sample, as that would")
+    file = None if cls.keeps_files else source.find(FILE)
     source = source.pinned(file) if file else source
     settings = read_settings(source, options)
-    engine = None if file else _built(cls, source, settings)
+    if cls.complete:
+        settings = cls.complete(settings)
+    engine, files = (None, {}) if file else _built(cls, source, settings, options)
     names = (*FACTS, *SPECIAL_TOKENS, EXTRA[0], "added_tokens_decoder")
     known = {name: settings.pop(name) for name in names if name in settings}
     try:
@@ -67,8 +77,10 @@ def load(cls: type["Tokenizer"], source: Source, options: dict[str, Any]) -> "To
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from error
     if file:
-        adjust(tokenizer, options)
+        _adjust(tokenizer, options, source)
         return tokenizer
+    if cls.keeps_files:
+        tokenizer.files = files
     ids, added = tokenizer.get_vocab(), known["added_tokens_decoder"]
     misplaced = {str(token): index for index, token in added.items() if ids[str(token)] != index}
     if misplaced:
@@ -122,23 +134,38 @@ def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, ...]:
     # With these in the config, nobody reads a special_tokens_map.json left over from an earlier save.
     added = engine.get_added_tokens_decoder()
     config["added_tokens_decoder"] = {index: token.__getstate__() for index, token in added.items()}
-    config["tokenizer_class"] = type(tokenizer).__name__ if _is_usual(tokenizer) else "PreTrainedTokenizerFast"
+    named = tokenizer.keeps_name or (tokenizer.rebuilt_alike and _is_usual(tokenizer))
+    config["tokenizer_class"] = type(tokenizer).__name__ if named else "PreTrainedTokenizerFast"
+    files = tokenizer.files if tokenizer.keeps_files else {FILE: engine.to_str(pretty=True).encode()}
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
-        engine.save(os.path.join(aside, FILE))
-        os.replace(os.path.join(aside, FILE), folder / FILE)
+        for name, content in files.items():
+            Path(aside, name).write_bytes(content)
+            os.replace(Path(aside, name), folder / name)
         _save_chats(chats, folder, Path(aside))
     write_json(folder / CONFIG, config)
-    return tuple(str(folder / name) for name in (CONFIG, *chats, FILE))
+    return tuple(str(folder / name) for name in (CONFIG, *chats, *files))
 
 
-def _is_usual(tokenizer: "Tokenizer") -> bool:
+def _is_usual(tokenizer: "Tokenizer", settings: dict[str, Any] | None = None) -> bool:
     """Whether the family would build this very engine: the reference does, where the config names a family."""
     if tokenizer.build is None:
         return False
-    engine = tokenizer.build({}, [], tokenizer.settings | facts(tokenizer))
-    engine.post_processor = tokenizer.template(tokenizer)
+    engine = _rebuilt(tokenizer, tokenizer.settings if settings is None else settings)
     return _parts(engine) == _parts(tokenizer.backend_tokenizer)
+
+
+def _rebuilt(tokenizer: "Tokenizer", settings: dict[str, Any]) -> Engine:
+    """What the family makes of the engine's vocabulary; where no part depends on it, of an empty one."""
+    engine, tokenizer = tokenizer.backend_tokenizer, copy.copy(tokenizer)
+    tokenizer.settings = settings
+    vocab, rest = {}, []
+    if tokenizer.algorithm == "Unigram":
+        pieces = json.loads(engine.to_str())["model"]["vocab"]
+        vocab, rest = [(piece, score) for piece, score in pieces], charsmap_of(engine.normalizer)
+    built = tokenizer.build(vocab, rest, settings | facts(tokenizer))
+    built.post_processor = tokenizer.template(tokenizer)
+    return built
 
 
 def _parts(engine: Engine) -> dict[str, Any]:
@@ -147,16 +174,48 @@ def _parts(engine: Engine) -> dict[str, Any]:
     return {name: parts[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")} | model
 
 
-def _built(cls: type["Tokenizer"], source: Source, settings: dict[str, Any]) -> Engine:
+def _adjust(tokenizer: "Tokenizer", options: dict[str, Any], source: Source) -> None:
+    """Change the engine of a `tokenizer.json` as the caller asks.
+
+    Raises:
+        ValueError: an option that does not apply to it.
+    """
+    asked = [name for name in options if name in SHAPING and name in tokenizer.options]
+    if asked and _is_usual(tokenizer, read_settings(source, {})):
+        built = _rebuilt(tokenizer, tokenizer.settings)
+        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            setattr(tokenizer.backend_tokenizer, part, getattr(built, part))
+        adjust(tokenizer, {name: options[name] for name in ENDS if name in options})
+        return
+    if strange := [name for name in asked if name not in (*PARTS, *ENDS)]:
+        raise ValueError(
+            f"{', '.join(strange)} does not apply: this {FILE} is not what a {type(tokenizer).__name__} is otherwise; "
+            "change tokenizer.backend_tokenizer yourself"
+        )
+    adjust(tokenizer, options)
+
+
+def _built(
+    cls: type["Tokenizer"], source: Source, settings: dict[str, Any], options: dict[str, Any]
+) -> tuple[Engine, dict[str, bytes]]:
+    """The engine that a family makes of its vocabulary files, and what is in these."""
+    if strange := [name for name in options if name in (*PARTS, *ENDS) and name not in cls.options]:
+        raise ValueError(f"{', '.join(strange)}: {cls.__name__} has no such option, only {', '.join(cls.options)}")
     paths = [source.find(name) for name in cls.vocab_files]
     if not paths or None in paths:
         wanted = " and ".join(map(repr, cls.vocab_files))
-        files = f"neither {FILE!r} nor {wanted}" if wanted else f"no {FILE!r}"
+        files = f"not {wanted}" if cls.keeps_files else f"neither {FILE!r} nor {wanted}" if wanted else f"no {FILE!r}"
         raise FileNotFoundError(f"{source} has {files}; it holds {shortened(source.names())}")
+    more = [path for name in cls.more_files if (path := source.find(name))]
+    if cls.mask_takes_space and isinstance(mask := settings.get("mask_token", cls.family_tokens["mask_token"]), str):
+        settings["mask_token"] = AddedToken(mask, lstrip=True, normalized=False, special=True)
     try:
-        return cls.build(*cls.read(*map(str, paths)), settings)
+        vocab, rest, added = cls.read(*map(str, paths), settings)
+        engine = cls.build(vocab, rest, settings)
+        engine.add_tokens(added)
     except Exception as error:  # the engine raises nothing more precise
         raise CheckpointError(f"{', '.join(map(str, paths))}: {error}") from error
+    return engine, {path.name: path.read_bytes() for path in (*paths, *more)} if cls.keeps_files else {}
 
 
 def _chat_files(templates: Any) -> dict[str, bytes]:

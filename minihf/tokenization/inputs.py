@@ -12,36 +12,39 @@ Text = str | list[str]
 Row = Text | tuple[Text, Text]
 
 
-def to_rows(text: Any, text_pair: Any, words: bool) -> tuple[list[Row], bool]:
+def to_rows(text: Any, text_pair: Any, words: bool, names: tuple[str, str]) -> tuple[list[Row], bool]:
     """The rows for the engine, and whether a batch was passed (rather than one text or one pair).
 
-    As in the reference, an empty `text_pair` of a single text counts as none.
+    As in the reference, an empty `text_pair` of a single text counts as none. Errors call the two by their `names`.
 
     Raises:
         TypeError: what is no text. ValueError: an empty batch, or one of another length than its pairs.
     """
+    name, pair_name = names
     if words:
-        text = _as_list(text, "text", words)
-        text_pair = None if text_pair is None else _as_list(text_pair, "text_pair", words)
+        text = _as_list(text, name, words)
+        text_pair = None if text_pair is None else _as_list(text_pair, pair_name, words)
     if _is_one(text, words):
-        first = _text(text, "text", words)
-        second = None if text_pair is None else _text(text_pair, "text_pair", words)
+        first = _text(text, name, words)
+        second = None if text_pair is None else _text(text_pair, pair_name, words)
         return [(first, second) if second else first], False
 
-    texts = _as_list(text, "text", words)
+    texts = _as_list(text, name, words)
     if not texts:
         raise ValueError("the batch of texts is empty; pass at least one text")
     if text_pair is None:
         if set(map(type, texts)) == {str}:
             return texts, True
-        return [_row(item, f"text[{i}]", words) for i, item in enumerate(texts)], True
+        return [_row(item, f"{name}[{i}]", words) for i, item in enumerate(texts)], True
     if _is_one(text_pair, words):
-        raise TypeError(f"text is a batch of {len(texts)}, text_pair a single text; pass a batch of as many")
-    pairs = _as_list(text_pair, "text_pair", words)
+        raise TypeError(f"{name} is a batch of {len(texts)}, {pair_name} a single text; pass a batch of as many")
+    pairs = _as_list(text_pair, pair_name, words)
     if len(texts) != len(pairs):
-        raise ValueError(f"text is a batch of {len(texts)}, text_pair one of {len(pairs)}; they must be equally long")
-    firsts = [_text(item, f"text[{i}]", words) for i, item in enumerate(texts)]
-    seconds = [_text(item, f"text_pair[{i}]", words) for i, item in enumerate(pairs)]
+        raise ValueError(
+            f"{name} is a batch of {len(texts)}, {pair_name} one of {len(pairs)}; they must be equally long"
+        )
+    firsts = [_text(item, f"{name}[{i}]", words) for i, item in enumerate(texts)]
+    seconds = [_text(item, f"{pair_name}[{i}]", words) for i, item in enumerate(pairs)]
     return list(zip(firsts, seconds, strict=True)), True
 
 
@@ -66,7 +69,8 @@ def _text(value: Any, where: str, words: bool) -> Text:
     if not words:
         if isinstance(value, str):
             return value
-        raise TypeError(f"{where} is {_told(value)}; a str was expected")
+        hint = "; give an empty text as ''" if value is None else ""
+        raise TypeError(f"{where} is {_told(value)}; a str was expected{hint}")
     text = _as_list(value, where, words)
     for i, word in enumerate(text):
         if not isinstance(word, str):
@@ -92,7 +96,9 @@ def _row(value: Any, where: str, words: bool) -> Row:
 def _as_list(value: Any, where: str, words: bool) -> list:
     if isinstance(value, list):
         return value
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+    sequence = isinstance(value, Iterable) or hasattr(value, "__getitem__")
+    table = isinstance(value, Mapping) or hasattr(value, "columns")  # of which one column was meant
+    if isinstance(value, str | bytes) or table or not sequence:
         wanted = "a list of words, as is_split_into_words=True says," if words else "a str, or a sequence of them,"
         raise TypeError(f"{where} is {_told(value)}; {wanted} was expected")
     return list(value)

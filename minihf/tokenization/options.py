@@ -24,6 +24,7 @@ def padding_settings(
     pad_to_multiple_of: int | None,
     side: str | None,
     truncation: dict | None = None,
+    verbose: bool = True,
 ) -> dict[str, Any] | None:
     """The engine's `enable_padding` arguments, `length` None meaning the longest row; None: no padding.
 
@@ -34,7 +35,7 @@ def padding_settings(
     strategy = _chosen("padding", padding, PADDINGS, "do_not_pad")
     side = known("padding_side", tokenizer.padding_side if side is None else side, SIDES)
     if strategy == "max_length" and max_length is None:
-        max_length = _model_limit(tokenizer, "padding='max_length'")
+        max_length = _model_limit(tokenizer, "padding='max_length'", verbose)
     if strategy == "do_not_pad" or (strategy == "max_length" and max_length is None):
         return None
     if tokenizer.pad_token is None:
@@ -55,7 +56,7 @@ def padding_settings(
             f"rows are cut at {truncation['max_length']}, no multiple of pad_to_multiple_of={pad_to_multiple_of}; pass "
             "a max_length that is one"
         )
-    if strategy == "longest" and max_length is not None and not truncation:
+    if verbose and strategy == "longest" and max_length is not None and not truncation:
         warnings.warn(
             "max_length is ignored: padding=True pads to the longest text, and nothing is truncated. Pass "
             "padding='max_length' to pad to it, truncation=True to cut at it.",
@@ -66,7 +67,7 @@ def padding_settings(
         "direction": side,
         "pad_id": pad_id,
         "pad_token": tokenizer.pad_token,
-        "pad_type_id": 0,
+        "pad_type_id": tokenizer.pad_token_type_id,
         "pad_to_multiple_of": pad_to_multiple_of,
     }
 
@@ -78,6 +79,7 @@ def truncation_settings(
     stride: int,
     rows: list[Row],
     add_special_tokens: bool,
+    verbose: bool = True,
 ) -> dict[str, Any] | None:
     """The engine's `enable_truncation` arguments; None: no truncation.
 
@@ -88,7 +90,7 @@ def truncation_settings(
     if strategy == "do_not_truncate":
         return None
     if max_length is None:
-        max_length = _model_limit(tokenizer, f"truncation={truncation!r}")
+        max_length = _model_limit(tokenizer, f"truncation={truncation!r}", verbose)
         if max_length is None:
             return None
     paired = [isinstance(row, tuple) for row in rows]
@@ -124,12 +126,13 @@ def _chosen(name: str, value: bool | str | None, values: tuple[str, ...], off: s
     return value
 
 
-def _model_limit(tokenizer: "Tokenizer", what: str) -> int | None:
+def _model_limit(tokenizer: "Tokenizer", what: str, verbose: bool) -> int | None:
     if tokenizer.model_max_length <= UNLIMITED:
         return tokenizer.model_max_length
-    warnings.warn(
-        f"{what} does nothing here: the tokenizer knows no largest length. Pass max_length=, or set "
-        "tokenizer.model_max_length.",
-        stacklevel=4,
-    )
+    if verbose:
+        warnings.warn(
+            f"{what} does nothing here: the tokenizer knows no largest length. Pass max_length=, or set "
+            "tokenizer.model_max_length.",
+            stacklevel=4,
+        )
     return None

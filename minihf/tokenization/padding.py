@@ -22,6 +22,7 @@ def pad(
     padding_side: str | None = None,
     return_attention_mask: bool | None = None,
     return_tensors: str | None = None,
+    verbose: bool = True,
 ) -> BatchEncoding:
     """Pad what was encoded before: one row, a mapping of rows, or a list of mappings, such as a data loader gathers.
 
@@ -52,7 +53,7 @@ def pad(
         raise ValueError(f"these have different numbers of rows: {counts}")
     if return_attention_mask and "attention_mask" not in data:
         data["attention_mask"] = [[1] * len(row) for row in ids]
-    settings = padding_settings(tokenizer, padding, max_length, pad_to_multiple_of, padding_side)
+    settings = padding_settings(tokenizer, padding, max_length, pad_to_multiple_of, padding_side, verbose=verbose)
     if settings is not None:
         fill = {"input_ids": settings["pad_id"], "token_type_ids": settings["pad_type_id"], "special_tokens_mask": 1}
         if return_attention_mask:

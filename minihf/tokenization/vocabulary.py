@@ -87,7 +87,7 @@ class Vocabulary:
         self._lock = threading.Lock()
         self.split_special_tokens = False
         self._special = dict.fromkeys(SPECIAL_TOKENS) | {name: str(token) for name, token in given}
-        self.extra_special_tokens = list(dict.fromkeys(map(str, extra)))
+        self.extra_special_tokens = extra
         roles = dict(given)
         self._add_missing(added_tokens_decoder or {}, [roles[name] for name in SPECIAL_TOKENS if name in roles] + extra)
 
@@ -134,9 +134,31 @@ class Vocabulary:
         """The number of tokens without added ones."""
         return self._engine.get_vocab_size(with_added_tokens=False)
 
+    def __bool__(self) -> bool:
+        return True  # one without a token, too, is a tokenizer
+
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id, added ones included."""
         return self._engine.get_vocab(with_added_tokens=True)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """`get_vocab()`."""
+        return self.get_vocab()
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """id -> token, of the tokens that were added to those of the algorithm, and of all special ones."""
+        return self._engine.get_added_tokens_decoder()
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """`added_tokens_decoder` the other way round: token -> id, in the order of the ids."""
+        return {token.content: index for index, token in sorted(self.added_tokens_decoder.items())}
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """`get_added_vocab()`."""
+        return self.get_added_vocab()
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
@@ -152,9 +174,21 @@ class Vocabulary:
         return self.convert_tokens_to_ids(self.all_special_tokens)
 
     @property
-    def additional_special_tokens(self) -> list[str]:
-        """The former name of `extra_special_tokens`."""
-        return self.extra_special_tokens
+    def extra_special_tokens(self) -> list[str]:
+        """Special tokens without a role of their own. Setting them adds none to the vocabulary, as with the others."""
+        return self._extra
+
+    @extra_special_tokens.setter
+    def extra_special_tokens(self, tokens: Iterable[Token] | None) -> None:
+        self._extra = list(dict.fromkeys(map(str, _tokens(EXTRA[0], () if tokens is None else tokens))))
+
+    @property
+    def extra_special_tokens_ids(self) -> list[int]:
+        return self.convert_tokens_to_ids(self.extra_special_tokens)
+
+    # the former names
+    additional_special_tokens = extra_special_tokens
+    additional_special_tokens_ids = extra_special_tokens_ids
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int | None] | None:
         """A token's id, or a list of ids; for a token that there is not that of the unknown token, if there is one."""
@@ -194,33 +228,43 @@ class Vocabulary:
             return add(tokens)
 
     def add_special_tokens(
-        self, special_tokens_dict: Mapping[str, Token | list[Token]], replace_extra_special_tokens: bool = True
+        self,
+        special_tokens_dict: Mapping[str, Token | list[Token]],
+        replace_extra_special_tokens: bool = True,
+        *,
+        replace_additional_special_tokens: bool = True,
     ) -> int:
         """Give roles to tokens, and add those that are not there yet; returns how many were added.
 
         Args:
             special_tokens_dict: such as `{"pad_token": "[PAD]", "extra_special_tokens": ["<a>", "<b>"]}`.
             replace_extra_special_tokens: False keeps the extra ones there are. Either way none leaves the vocabulary.
+            replace_additional_special_tokens: its former name.
 
         Raises:
             ValueError: a role that there is not. TypeError: what is no token.
         """
+        replace = replace_extra_special_tokens and replace_additional_special_tokens
         tokens: list[AddedToken] = []
         for name, value in special_tokens_dict.items():
             if name not in SPECIAL_TOKENS + EXTRA:
                 raise ValueError(f"{name!r} is no special token; these are: {', '.join(SPECIAL_TOKENS + EXTRA)}")
-            values = value if name in EXTRA else [value]
-            if not isinstance(values, list | tuple) or not all(isinstance(token, Token) for token in values):
-                wanted = "a list of tokens" if name in EXTRA else "a str or an AddedToken"
-                raise TypeError(f"{name} is {value!r}; {wanted} was expected")
-            tokens += [as_special(token) for token in values]
+            if name not in EXTRA and not isinstance(value, Token):
+                raise TypeError(f"{name} is {value!r}; a str or an AddedToken was expected")
+            tokens += map(as_special, _tokens(name, value) if name in EXTRA else [value])
         for name, value in special_tokens_dict.items():
             if name in EXTRA:
-                kept = [] if replace_extra_special_tokens and value else self.extra_special_tokens
-                self.extra_special_tokens = list(dict.fromkeys([*kept, *map(str, value)]))
+                kept = [] if replace and value else self.extra_special_tokens
+                self.extra_special_tokens = [*kept, *value]
             else:
                 self._special[name] = str(value)
         return self.add_tokens(tokens, special_tokens=True)
+
+
+def _tokens(name: str, values: Any) -> list[Token]:
+    if not isinstance(values, list | tuple) or not all(isinstance(token, Token) for token in values):
+        raise TypeError(f"{name} is {values!r}; a list of tokens was expected")
+    return list(values)
 
 
 def as_special(token: Token) -> AddedToken:

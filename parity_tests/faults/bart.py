@@ -6,7 +6,8 @@ from torch import nn
 
 import minihf.models.bart as bart
 from minihf.models import inputs
-from parity_tests.faults.planting import fault, layer
+from minihf.nn.losses import next_tokens
+from parity_tests.faults.planting import fault, layer, relabel
 
 
 @fault("bart", "BartModel", "the output of encoder.layernorm_embedding is")
@@ -99,20 +100,12 @@ def ignored_labels_read_as_the_start_token(pair, monkeypatch):
 
 @fault("bart", "BartForConditionalGeneration", "loss")
 def a_loss_shifted_once_more(pair, monkeypatch):
-    def shifted(logits, labels):
-        return None if labels is None else bart_loss(logits[:, :-1], labels[:, 1:])
-
-    bart_loss = bart.cross_entropy
-    monkeypatch.setattr(bart, "cross_entropy", shifted)
+    relabel(bart, monkeypatch, next_tokens)
 
 
 @fault("bart", "BartForCausalLM", "loss")
 def a_shifted_loss_of_the_decoder_alone(pair, monkeypatch):
-    def shifted(logits, labels):
-        return None if labels is None else bart_loss(logits[:, :-1], labels[:, 1:])
-
-    bart_loss = bart.cross_entropy
-    monkeypatch.setattr(bart, "cross_entropy", shifted)
+    relabel(bart, monkeypatch, next_tokens)
 
 
 @fault("bart", "BartForSequenceClassification", "the output of classification_head")

@@ -5,7 +5,7 @@ from torch import nn
 
 import minihf.models.bert as bert
 from minihf.nn import losses
-from parity_tests.faults.planting import fault
+from parity_tests.faults.planting import fault, relabel
 
 
 @fault("bert", "BertModel", "the output of embeddings.position_embeddings is")
@@ -58,13 +58,12 @@ def a_gradient_for_the_pad_token(pair, monkeypatch):
 
 @fault("bert", "BertForMaskedLM", "loss")
 def labels_of_minus_100_that_count(pair, monkeypatch):
-    monkeypatch.setattr(losses, "IGNORED", -1)
-    monkeypatch.setattr(bert, "cross_entropy", lambda x, y, n=None: losses.cross_entropy(x, y.clamp(min=0), n))
+    relabel(bert, monkeypatch, lambda labels: labels.clamp(min=0))
 
 
 @fault("bert", "BertLMHeadModel", "the gradient of cls.predictions.decoder is")
 def labels_not_shifted(pair, monkeypatch):
-    monkeypatch.setattr(bert, "causal_lm_loss", losses.cross_entropy)
+    monkeypatch.setattr(bert, "next_tokens", lambda labels: labels)
 
 
 @fault("bert", "BertForQuestionAnswering", "start_logits")

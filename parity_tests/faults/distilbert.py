@@ -6,7 +6,7 @@ from torch import nn
 
 import minihf.models.distilbert as distilbert
 from minihf.nn import losses
-from parity_tests.faults.planting import fault, layer
+from parity_tests.faults.planting import fault, layer, relabel
 
 
 @fault("distilbert", "DistilBertModel", "the output of embeddings.LayerNorm is")
@@ -82,7 +82,7 @@ def a_tied_projector_whose_gradient_does_not_reach_the_embeddings(pair, monkeypa
 
 @fault("distilbert", "DistilBertForMaskedLM", "loss")
 def labels_shifted_as_a_decoders(pair, monkeypatch):
-    monkeypatch.setattr(distilbert, "cross_entropy", losses.causal_lm_loss)
+    relabel(distilbert, monkeypatch, losses.next_tokens)
 
 
 @fault("distilbert", "DistilBertForSequenceClassification", "the output of classifier is")

@@ -6,8 +6,8 @@ from torch import nn
 
 import minihf.models.marian as marian
 from minihf.nn import attention, masks
-from minihf.nn.losses import causal_lm_loss
-from parity_tests.faults.planting import fault, layer
+from minihf.nn.losses import next_tokens
+from parity_tests.faults.planting import fault, layer, relabel
 
 
 @fault("marian", "MarianModel", "the output of encoder.embed_positions is")
@@ -204,4 +204,4 @@ def a_decoder_with_embeddings_of_its_own(pair, monkeypatch):
 
 @fault("marian", "MarianForCausalLM", "loss")
 def labels_that_are_shifted(pair, monkeypatch):
-    monkeypatch.setattr(marian, "cross_entropy", causal_lm_loss)
+    relabel(marian, monkeypatch, next_tokens)

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 import minihf.models.pegasus as pegasus
 from minihf.nn import attention, masks
-from minihf.nn.losses import causal_lm_loss
-from parity_tests.faults.planting import fault, layer
+from minihf.nn.losses import next_tokens
+from parity_tests.faults.planting import fault, layer, relabel
 
 
 @fault("pegasus", "PegasusModel", "the output of decoder.embed_positions is")
@@ -134,4 +134,4 @@ def a_head_without_its_bias(pair, monkeypatch):
 
 @fault("pegasus", "PegasusForCausalLM", "loss")
 def labels_that_are_shifted(pair, monkeypatch):
-    monkeypatch.setattr(pegasus, "cross_entropy", causal_lm_loss)
+    relabel(pegasus, monkeypatch, next_tokens)

@@ -1,9 +1,10 @@
 """How a fault is planted: a function that is given a pair that passes, and spoils our side of it."""
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from minihf.inspection.pairs import Pair
 from minihf.models.recording import modules_at
@@ -21,6 +22,16 @@ def fault(model_type: str, class_name: str, place: str = "") -> Callable[[Fault]
         return plant
 
     return register
+
+
+def relabel(module: ModuleType, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    """The heads over the vocabulary of an architecture's file get other labels."""
+    predict = module.predict_words
+
+    def predict_others(head, x, labels, *args, **kw):
+        return predict(head, x, labels if labels is None else change(labels), *args, **kw)
+
+    monkeypatch.setattr(module, "predict_words", predict_others)
 
 
 def layer(pair: Pair, i: int = 1, side: str = "") -> nn.Module:

@@ -1,6 +1,8 @@
 """What models return: read by attribute, key, index and slice, as the reference's records are; tuples in its order."""
 
 import copy
+import dataclasses
+import pickle
 from importlib import import_module
 
 import pytest
@@ -9,7 +11,8 @@ import transformers
 
 from minihf.inspection.batches import takes
 from minihf.models.auto import ARCHITECTURES
-from minihf.models.outputs import CausalLMOutput, Output, SequenceClassifierOutput
+from minihf.models.outputs import CausalLMOutput, SequenceClassifierOutput
+from minihf.nn.output import Output
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
 SIZES |= {"vocab_size": 37, "pad_token_id": 0, "num_key_value_heads": 3, "intermediate_size": 20}
@@ -171,3 +174,59 @@ def test_copies():
     assert isinstance(again, Output)
     assert torch.equal(again.logits, out.logits)
     assert again.logits is not out.logits
+
+
+# A language model's logits in training, which are computed when they are read
+
+
+def unread():
+    calls = []
+    out = CausalLMOutput(torch.tensor(1.0), lambda: (calls.append(1), torch.ones(2))[1], hidden_states=())
+    return out, calls
+
+
+def test_whoever_does_not_read_the_logits_does_not_pay_for_them():
+    out, calls = unread()
+    assert out[0] is out.loss is out["loss"] is out.get("loss") is out[:1][0]
+    assert list(out) == ["loss", "logits", "hidden_states"]
+    assert "logits" in out
+    assert len(out) == 3
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda out: out.logits, lambda out: out["logits"], lambda out: out[1], lambda out: out[-2],
+        lambda out: out.to_tuple()[1], lambda out: out[:2][1], lambda out: out.get("logits"),
+        lambda out: dict(out)["logits"], lambda out: out.values()[1], lambda out: copy.deepcopy(out).logits,
+        lambda out: pickle.loads(pickle.dumps(out)).logits, lambda out: dataclasses.replace(out).logits,
+    ],
+)  # fmt: skip
+def test_however_they_are_read_they_are_computed_once(read):
+    out, calls = unread()
+    assert torch.equal(read(out), torch.ones(2))
+    assert out.logits is out["logits"]
+    assert calls == [1]
+
+
+HEADS_OF_WORDS = [name for name, cls in CLASSES.items() if cls.output_embeddings is not None]
+
+
+@pytest.mark.parametrize("name", HEADS_OF_WORDS)
+def test_every_head_over_the_vocabulary_spares_its_logits_in_training(name):
+    """And they, the loss and the gradients are those of evaluation (dropout is off)."""
+    rates = {key for key, value in vars(CLASSES[name].config_class()).items() if "drop" in key and value}
+    ours, _ = pair(name, **dict.fromkeys(rates, 0.0))
+    given = inputs_for(name, labels=True)
+    given["labels"] = given["labels"].masked_fill(torch.rand(given["labels"].shape) < 0.4, -100)
+    field = "prediction_logits" if name.endswith("ForPreTraining") else "logits"
+    results = []
+    for mode in (True, False):
+        out = ours.train(mode)(**given)
+        assert callable(vars(out)[field]) == mode
+        ours.zero_grad()
+        out.loss.backward(retain_graph=True)
+        results.append([out.loss, out[field], *(p.grad for p in ours.parameters() if p.grad is not None)])
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers.loss import loss_utils
 
-from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, span_loss
+from minihf.nn.losses import causal_lm_loss, classification_loss, cross_entropy, keytoken_weighted_loss, span_loss
 
 B, T, V = 3, 7, 11
 
@@ -198,3 +198,23 @@ def test_labels_of_a_turned_batch_are_told():
     with pytest.raises(ValueError, match=r"labels have shape \(3, 2\), expected one for each of the logits \(2, 3\)"):
         cross_entropy(torch.randn(2, 3, 5), torch.zeros(3, 2, dtype=torch.long))
     assert cross_entropy(torch.randn(2, 5), torch.zeros(2, 1, dtype=torch.long)) > 0  # a column is fine
+
+
+@pytest.mark.parametrize("tokens, alpha", [([4], 1.0), ([2, 9], 0.7), ([2, 2], 1.0)])
+def test_a_text_weighs_more_the_more_key_tokens_it_has(tokens, alpha):
+    """The course's formula, text by text and token by token."""
+    x, ids = logits(B, T, V), torch.randint(V, (B, T))
+    ids[0, :4] = torch.tensor([4, 2, 9, 4])
+    total = 0
+    for b in range(B):
+        losses = [-x[b, t].log_softmax(-1)[ids[b, t + 1]] for t in range(T - 1)]
+        weight = 1 + sum((ids[b] == token).sum() for token in tokens)  # a token named twice counts twice
+        total = total + alpha * weight * sum(losses) / len(losses)
+    same(keytoken_weighted_loss(ids, x, tokens, alpha), total / B, x, tolerance=1e-12)
+
+
+def test_key_tokens_weigh_half_precision_too():
+    x, ids = logits(B, T, V, dtype=torch.bfloat16), torch.randint(V, (B, T))
+    loss = keytoken_weighted_loss(ids, x, keytoken_ids=[1])
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), keytoken_weighted_loss(ids, x.double(), [1]), rtol=1e-5, atol=1e-5)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from minihf.nn.masks import decoder_mask, encoder_mask, lower_triangle, ready_mask
+from minihf.nn.masks import apart, decoder_mask, encoder_mask, lower_triangle, ready_mask
 
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
 RIGHT = LEFT.flip(1)
@@ -129,3 +129,34 @@ def test_the_callers_mask_is_not_changed():
         else:
             ready_mask(mask, mask.shape, dtype=torch.float32)
         assert torch.equal(mask, before)
+
+
+@pytest.mark.parametrize("window", [None, 2, 9])
+def test_texts_in_one_row_are_kept_apart(window):
+    """Those that follow from positions which begin anew, as the collator makes them: who is in whose text, by loops."""
+    positions = torch.tensor([[0, 1, 2, 0, 1, 0, 5, 6], [3, 4, 5, 6, 7, 8, 9, 10], [0, 0, 0, 1, 1, 0, 1, 2]])
+    mask = decoder_mask(None, (3, 2, 8, 8), dtype=F64, window=window, positions=positions)
+    assert mask.shape == (3, 1, 8, 8)
+    for row, places in enumerate(positions.tolist()):
+        for i, j in itertools.product(range(8), repeat=2):
+            together = all(places[k] + 1 == places[k + 1] for k in range(j, i))
+            assert mask[row, 0, i, j] == (j <= i and together and (window is None or i - j < window))
+    one = decoder_mask(None, (3, 2, 8, 8), dtype=F64, window=window, positions=positions[:1])
+    assert torch.equal(one, mask[:1])
+
+
+def test_one_text_a_row_needs_no_mask():
+    whole = torch.arange(7, 12)[None]
+    assert apart(whole) is None
+    assert apart(whole[:, :1]) is None
+    assert decoder_mask(None, (2, 2, 5, 5), dtype=F64, positions=whole) is None
+    band = decoder_mask(None, (2, 2, 5, 5), dtype=F64, positions=whole, window=3)
+    assert torch.equal(band, lower_triangle(5, 5, window=3))
+
+
+def test_a_mask_decides_before_positions_do():
+    anew = torch.tensor([[0, 1, 0, 1, 2]])
+    assert torch.equal(
+        decoder_mask(LEFT, (3, 2, 5, 5), dtype=F64, positions=anew), decoder_mask(LEFT, (3, 2, 5, 5), dtype=F64)
+    )
+    assert decoder_mask(torch.ones(3, 5), (3, 2, 5, 5), dtype=F64, positions=anew) is None

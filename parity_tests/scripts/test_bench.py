@@ -31,8 +31,10 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("import", "the package"),
         ("load", "GPT-2 small, and a forward of 8 tokens"),
         ("encode", "MiniLM-sized: 2 ragged texts"),
-        ("generate", "2 layers, 32 wide, vocabulary 96"),
+        ("generate", "GPT-2 2x32, 8 texts, beam 4"),
         ("generate", "Llama, 2 layers, 32 wide, 8 texts"),
+        ("train", "AdamW, GPT-2 small's parameters; torch's default"),
+        ("pipelines", "text-classification, 8 sentences, the best batch size"),
     ],
 )
 def test_the_report_of_a_row_has_every_figure(case, row):
@@ -54,12 +56,12 @@ def test_the_report_of_a_row_has_every_figure(case, row):
         assert set(figures[figure]) == SIDES
         assert all(value > 0 for value in figures[figure].values())
     assert set(figures["added"]) == set(figures["private"]) == SIDES
-    assert (figures["file"] is None) == (case == "import")
+    assert (figures["file"] is None) == (case in ("import", "train"))
     assert figures["met"] == (None if figures["goal"] is None else figures["ratio"]["median"] <= figures["goal"])
 
 
 def test_the_table_has_a_line_for_a_row():
-    name = "2 layers, 32 wide, vocabulary 96"
+    name = "GPT-2 2x32, 1 text, greedy"
     done = run("--quick", "--rounds", "2", "--threads", "1", "generate", "--only", name)
     assert done.returncode == 0, done.stderr
     assert "tiny sizes" in done.stdout
@@ -69,7 +71,8 @@ def test_the_table_has_a_line_for_a_row():
 def test_the_list_names_every_case(capsys):
     assert bench.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert {line.split()[0] for line in listed.splitlines()} == {"import", "load", "encode", "generate"}
+    cases = {"import", "load", "encode", "generate", "pipelines", "train"}
+    assert {line.split()[0] for line in listed.splitlines()} == cases
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ VALUES = {
     "return_special_tokens_mask": [False, True],
     "return_offsets_mapping": [False, True],
     "return_length": [False, True],
+    "split_special_tokens": [None, True],
 }
 
 
@@ -169,12 +171,27 @@ class Column(Sequence):
         return len(self.values)
 
 
+class Rows:
+    """The least that is a sequence: it has a length, and rows by number."""
+
+    def __init__(self, values: list):
+        self.values = values
+
+    def __getitem__(self, index: int):
+        return self.values[index]
+
+    def __len__(self):
+        return len(self.values)
+
+
 def test_a_batch_is_any_sequence(load, texts):
     ours, _ = load("bert")
     expected = ours(texts, texts)
     for made in (tuple, Column, np.array):
         assert ours(made(texts), made(texts)) == expected
     assert ours(text for text in texts) == ours(texts)
+    assert ours(Rows(texts), Rows(texts)) == expected
+    assert ours(np.array(texts, dtype=object)) == ours(texts)
     words = [text.split() for text in texts]
     expected = ours(words, is_split_into_words=True)
     assert ours(Column([Column(row) for row in words]), is_split_into_words=True) == expected
@@ -229,3 +246,131 @@ def test_encode_and_tokenize(pair, texts):
     assert ours.tokenize(words, is_split_into_words=True) == reference.tokenize(words, is_split_into_words=True)
     with pytest.raises(TypeError, match="one text"):
         ours.tokenize(words)
+    assert ours.encode_plus(*texts[:2]) == ours(*texts[:2])
+    assert ours.batch_encode_plus(texts, padding=True) == ours(texts, padding=True)
+    with pytest.raises(TypeError, match="not one str"):
+        ours.batch_encode_plus("one")
+    assert ours.tokenize(texts[0], add_special_tokens=True, truncation=True, max_length=5) == (
+        ours(texts[0], truncation=True, max_length=5).tokens()
+    )
+
+
+TARGETS = [
+    {"text_target": "one two"},
+    {"text": "one", "text_target": "the second text"},
+    {"text": "one", "text_target": ["the second", "text"]},
+    {"text": ["one", "the two"], "text_target": ["the second text", "a"]},
+    {"text": ["one", "the two"], "text_pair": ["b", "c"], "text_target": ["the second text", "a"]},
+    {"text_target": ["the second text", "a"], "text_pair_target": ["b", "c d e f g"]},
+    {"text": "one", "text_target": "the second text", "text_pair_target": "b"},
+    {"text": ["a"], "text_target": [["the", "words"]], "is_split_into_words": True},
+]
+TARGET_OPTIONS = [
+    {},
+    {"padding": True, "return_tensors": "pt"},
+    {"padding": "max_length", "max_length": 12, "return_tensors": "np"},
+    {"truncation": True, "max_length": 5, "max_target_length": 4},
+    {"truncation": True, "max_length": 7, "stride": 1, "return_overflowing_tokens": True, "return_length": True},
+    {"add_special_tokens": False, "return_offsets_mapping": True},
+]
+
+
+@pytest.mark.parametrize("make", ["bert", "gpt2"])
+def test_targets(load, make):
+    ours, reference = load(make)
+    for arguments, options in itertools.product(TARGETS, TARGET_OPTIONS):
+        made = ours(**arguments, **options)
+        assert_same(made, reference(**arguments, **options), f"{arguments}, {options}")
+        assert ("labels" in made) == ("text" in arguments)
+
+
+def test_a_family_may_encode_targets_otherwise(load):
+    ours = load("bert").ours
+    target = load("gpt2").ours
+    ours._for_targets = lambda: target
+    source, labels = ours("the parser"), target("un deux")
+    both = ours("the parser", text_target="un deux")
+    assert both.pop("labels") == labels["input_ids"]
+    assert both == source
+    assert ours(text_target="un deux") == labels
+    with ours.as_target_tokenizer():
+        assert ours("un deux") == labels
+        assert ours.tokenize("un deux") == target.tokenize("un deux")
+        assert ours("un deux", text_target="un deux")["labels"] == labels["input_ids"]
+    assert ours("the parser") == source
+    with pytest.raises(ZeroDivisionError), ours.as_target_tokenizer():
+        raise ZeroDivisionError
+    assert ours("the parser") == source
+    made = ours.prepare_seq2seq_batch(["the parser"], ["un deux"], max_length=4, max_target_length=3)
+    expected = ours(["the parser"], text_target=["un deux"], truncation=True, max_length=4, max_target_length=3)
+    assert made == expected
+    assert len(made["labels"][0]) == 3
+    plain = load("bert").ours
+    with plain.as_target_tokenizer():
+        assert plain("the parser") == source
+
+
+def test_the_references_own_names_of_options(load):
+    from transformers.tokenization_utils_base import TruncationStrategy
+    from transformers.utils import PaddingStrategy, TensorType
+
+    named = {"padding": PaddingStrategy.MAX_LENGTH, "truncation": TruncationStrategy.LONGEST_FIRST}
+    ours, reference = load("bert")
+    for tensors in TensorType.PYTORCH, TensorType.NUMPY:
+        options = {**named, "max_length": 5, "return_tensors": tensors}
+        assert_same(ours(["one", "a b c d e"], **options), reference(["one", "a b c d e"], **options))
+
+
+def test_no_word_of_warning_where_none_is_wanted(load):
+    ours = load("bert").ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(ours("the " * 100, verbose=False)["input_ids"]) == 102
+        ours(["one", "two"], padding=True, max_length=4, verbose=False)
+        ours.pad({"input_ids": [[2, 3]]}, max_length=4, verbose=False)
+        ours.model_max_length = int(1e30)
+        ours("one", truncation=True, padding="max_length", verbose=False)
+
+
+def framed(tokenizer, row, pair, **options):
+    """Ids of texts made apart, then framed."""
+    ids = [None if text is None else tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) for text in (row, pair)]
+    return tokenizer.prepare_for_model(*ids, **options)
+
+
+def test_ids_made_apart(pair, texts):
+    """They are cut, framed and padded as the reference does with texts."""
+    ours, reference = pair
+    chosen = [texts[i] for i in (0, 5, 10, 13)]
+    options = [
+        {},
+        {"add_special_tokens": False},
+        {"truncation": True, "max_length": 8, "stride": 1, "return_overflowing_tokens": True},
+        {"padding": "max_length", "max_length": 70, "truncation": "only_first"},
+        {"return_special_tokens_mask": True, "return_token_type_ids": True},
+    ]
+    for row, other, asked in itertools.product(chosen, (None, chosen[0]), options):
+        expected = reference(row, other, **asked)
+        made = framed(ours, row, other, **asked)
+        assert list(made) == list(expected)
+        for name, value in expected.items():
+            assert made[name] == value, (row, other, asked, name)
+    first, second = [ours.convert_tokens_to_ids(ours.tokenize(text)) for text in chosen[:2]]
+    for ids, given in (((first, second), chosen[:2]), ((first,), chosen[:1])):
+        expected = reference(*given, return_special_tokens_mask=True, return_token_type_ids=True)
+        assert ours.build_inputs_with_special_tokens(*ids) == expected["input_ids"]
+        assert ours.create_token_type_ids_from_sequences(*ids) == expected["token_type_ids"]
+        assert ours.get_special_tokens_mask(*ids) == expected["special_tokens_mask"]
+        row = expected["input_ids"]
+        mask = reference.get_special_tokens_mask(row, already_has_special_tokens=True)
+        assert ours.get_special_tokens_mask(torch.tensor(row), already_has_special_tokens=True) == mask
+    made = ours.prepare_for_model(first, return_length=True, return_tensors="pt")
+    row = reference(chosen[0])["input_ids"]
+    assert made["input_ids"].tolist() == row
+    assert made["length"] == len(row)
+    made = ours.prepare_for_model(np.array(first), return_tensors="np", prepend_batch_axis=True)
+    assert made["input_ids"].tolist() == [row]
+    with pytest.raises(ValueError, match=f"{len(ours)} is the id of no token"):
+        ours.prepare_for_model([len(ours)])
+    with pytest.raises(ValueError, match="one row"):
+        ours.get_special_tokens_mask(first, second, already_has_special_tokens=True)

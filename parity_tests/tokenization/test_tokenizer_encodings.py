@@ -49,6 +49,27 @@ def test_a_single_number_is_a_place_in_row_0(load):
     assert encoding.word_ids() == encoding.word_ids(0)
     assert encoding.token_to_sequence(token) == 0
     assert encoding.token_to_chars(0) is None
+    last = len(encoding.input_ids) - 2
+    for find in (encoding.token_to_chars, encoding.token_to_word, encoding.token_to_sequence):
+        assert find(-2) == find(0, -2) == find(last)
+    assert encoding.words() == encoding.word_ids()
+
+
+def test_what_is_known_of_the_rows(load):
+    ours, reference = load("bert")
+    for arguments in (("one",), ("one", "two"), (["one", "two"],), (["one"], ["two"])):
+        for tensors in (None, "pt"):
+            first, second = (tokenizer(*arguments, return_tensors=tensors) for tokenizer in (ours, reference))
+            assert (first.n_sequences, first.is_fast) == (second.n_sequences, second.is_fast)
+    data = {"input_ids": [[1, 2], [3, 4]]}
+    for options in ({}, {"n_sequences": 2}, {"tensor_type": "np", "prepend_batch_axis": True}):
+        first, second = BatchEncoding(data, **options), type(reference("one"))(data, **options)
+        assert (first.n_sequences, first.is_fast) == (second.n_sequences, second.is_fast)
+        assert np.array_equal(first["input_ids"], second["input_ids"])
+        for wrong in (0, "labels"):
+            for encoding in (first, second):
+                with pytest.raises(KeyError):
+                    encoding[wrong]
 
 
 def test_keys_attributes_and_indices(load):
@@ -118,3 +139,7 @@ def test_to_a_device(load):
     assert {value.device.type for value in encoding.values() if isinstance(value, torch.Tensor)} == {"meta"}
     assert encoding["labels"] == [1]
     assert encoding.to(torch.device("meta"), non_blocking=True).input_ids.device.type == "meta"
+    before = encoding.input_ids
+    with pytest.raises(TypeError, match=r"float16.*a device was expected"):
+        encoding.to(torch.float16)
+    assert encoding.input_ids is before

@@ -56,10 +56,10 @@ def test_the_family_by_every_sign(copy_of):
         FileNotFoundError, match=r"neither 'tokenizer.json' nor 'vocab.json' and 'merges.txt'.*vocab\.txt"
     ):
         AutoTokenizer.from_pretrained(folder, config=transformers.GPT2Config())
-    with pytest.raises(ValueError, match="'roberta' is unknown; known are bert, gpt2"):
-        AutoTokenizer.from_pretrained(folder, tokenizer_type="roberta")
-    change(config, tokenizer_class="T5Tokenizer")
-    with pytest.raises(ValueError, match=r"only BertTokenizer and GPT2Tokenizer .* T5Tokenizer.*save_pretrained"):
+    with pytest.raises(ValueError, match="'deberta' is unknown; known are albert, bart, bert"):
+        AutoTokenizer.from_pretrained(folder, tokenizer_type="deberta")
+    change(config, tokenizer_class="DebertaTokenizer")
+    with pytest.raises(ValueError, match=r"only these .* GPT2Tokenizer.*no DebertaTokenizer.*save_pretrained"):
         AutoTokenizer.from_pretrained(folder)
     with pytest.raises(TypeError, match=r"AutoTokenizer\.from_pretrained"):
         AutoTokenizer()

@@ -99,3 +99,20 @@ def test_what_cannot_be_padded_is_named(load):
         load("bert").ours.pad(
             [{"input_ids": [1], "labels": [1]}, {"input_ids": [1, 2], "labels": [1, 2]}], return_tensors="pt"
         )
+
+
+def test_the_type_of_padding(load):
+    ours, reference = load("bert")
+    ours.pad_token_type_id = reference._pad_token_type_id = 3
+    assert reference.pad_token_type_id == 3
+    for side in ("left", "right"):
+        made, expected = (tokenizer(SENTENCES, padding=True, padding_side=side) for tokenizer in (ours, reference))
+        assert_same(made, expected)
+        assert made["token_type_ids"][3].count(3) > 3
+        assert_same(ours.pad(rows(ours), padding_side=side), expected)
+
+
+def test_labels_that_nobody_padded(load):
+    given = [{"input_ids": [1], "labels": [1]}, {"input_ids": [1, 2], "labels": [1, 2]}]
+    with pytest.raises(ValueError, match=r"'labels' cannot .* data collator"):
+        load("bert").ours.pad(given, return_tensors="pt")

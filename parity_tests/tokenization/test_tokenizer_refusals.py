@@ -5,6 +5,15 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore:a text has more:UserWarning", "ignore:.*max_length:UserWarning")
 
 
+class Table:
+    """As a data frame, which would give the names of its columns."""
+
+    columns = ("text",)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "told"),
     [
@@ -22,6 +31,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:a text has more:UserWarning", "i
         (("one", ["two"]), TypeError, "text_pair"),
         ((["one"], ["two", "three"]), ValueError, "equally long"),
         (([],), ValueError, "empty"),
+        ((None, "two"), TypeError, "text is None; pass a str or a sequence .* text_target"),
+        (("one", None, None, "two"), TypeError, "text_pair_target .* whose first, text_target, is None"),
+        ((None, "two", "three"), TypeError, "text_pair .* whose first, text, is None"),
+        (("one", None, 3), TypeError, "text_target is the int 3"),
+        (("one", None, ["one", None]), TypeError, r"text_target\[1\] is None; a str was expected; give .* ''"),
+        ((None, None, ["one"], ["two", "three"]), ValueError, "text_target is a batch of 1, text_pair_target one of 2"),
+        ((Table(),), TypeError, "Table"),
         ((["fine", "half \ud83d"],), ValueError, "text 1 holds .* surrogate"),
     ],
 )
@@ -106,3 +122,10 @@ def test_what_does_nothing_is_warned_of(load):
     assert seen[0].filename == __file__
     with pytest.warns(UserWarning, match="no largest length"):
         ours("the", padding="max_length")
+
+
+def test_options_that_there_are_not_are_named(load):
+    ours = load("bert").ours
+    for call in (ours, ours.encode, ours.tokenize, ours.encode_plus):
+        with pytest.raises(TypeError, match="pad_to_max_length"):
+            call("one", pad_to_max_length=True)

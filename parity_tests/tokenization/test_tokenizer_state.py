@@ -1,6 +1,7 @@
 """A call leaves no trace: not in the next call, not in another thread's, not in a copy."""
 
 import copy
+import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,3 +70,14 @@ def test_copies(load, texts):
         assert other.all_special_ids == ours.all_special_ids
         other.add_tokens("<another>")
         assert len(other) == len(ours) + 1
+
+
+def test_processes(load, pair_of_texts):
+    """As `dataset.map(tokenize, num_proc=2)` does; it also knows the tokenizer again by its pickle."""
+    ours = load("bert").ours
+    before = pickle.dumps(ours)
+    expected = [ours(*pair_of_texts, **options) for options in CALLS]
+    assert pickle.dumps(ours) == before
+    with multiprocessing.get_context("fork").Pool(2) as processes:
+        answers = [processes.apply_async(ours, pair_of_texts, options) for options in CALLS]
+        assert [answer.get(60) for answer in answers] == expected

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models
 
 from minihf.tokenization import PreTrainedTokenizerFast
 
@@ -84,6 +84,43 @@ def test_the_vocabulary(pair):
         assert getattr(ours, name) == getattr(reference, name), name
 
 
+def test_further_names(pair):
+    ours, reference = pair
+    for name in (
+        "vocab",
+        "added_tokens_encoder",
+        "max_len_single_sentence",
+        "max_len_sentences_pair",
+        "pad_token_type_id",
+        "extra_special_tokens_ids",
+    ):
+        assert getattr(ours, name) == getattr(reference, name), name
+    assert ours.get_added_vocab() == reference.get_added_vocab()
+    mine, other = (
+        {index: token.__getstate__() for index, token in tokenizer.added_tokens_decoder.items()} for tokenizer in pair
+    )
+    assert mine == other
+    assert bool(ours) is True
+    assert bool(PreTrainedTokenizerFast(Tokenizer(models.BPE()))) is True
+    assert ours.additional_special_tokens_ids == ours.extra_special_tokens_ids
+    assert {"model_max_length": ours.model_max_length, **ours.special_tokens_map}.items() <= ours.init_kwargs.items()
+    for text in ("do n't , please .", "a b"):
+        assert ours.clean_up_tokenization(text) == reference.clean_up_tokenization(text)
+
+
+@pytest.mark.filterwarnings("ignore:a text has more:UserWarning")
+def test_the_vocabulary_alone(load, texts, tmp_path):
+    for make, names in (("bert", ["vocab.txt"]), ("gpt2", ["vocab.json", "merges.txt"])):
+        ours = load(make).ours
+        written = ours.save_vocabulary(tmp_path / make)
+        assert sorted(written) == sorted(str(tmp_path / make / name) for name in names)
+        again = type(ours).from_pretrained(tmp_path / make)
+        assert again.get_vocab() == ours.get_vocab()
+        assert again(texts)["input_ids"] == ours(texts)["input_ids"]
+        prefixed = ours.save_vocabulary(tmp_path / make, "of")
+        assert sorted(prefixed) == sorted(str(tmp_path / make / f"of-{name}") for name in names)
+
+
 def test_roles(pair):
     ours, reference = pair
     for role in ROLES:
@@ -117,6 +154,23 @@ def test_setting_roles(load):
     assert ours.convert_tokens_to_ids(["nowhere", "[SEP]"]) == [None, 3]
 
 
+def test_ends(load):
+    ours, reference = load("gpt2")
+    for bos, eos in ((True, False), (True, True), (False, True), (False, False)):
+        for tokenizer in (ours, reference):
+            tokenizer.add_bos_token, tokenizer.add_eos_token = bos, eos
+        assert (ours.add_bos_token, ours.add_eos_token) == (bos, eos)
+        assert dict(ours("the", "parser")) == dict(reference("the", "parser"))
+        assert ours("the")["input_ids"] == reference("the")["input_ids"]
+        assert ours.num_special_tokens_to_add() == bos + eos
+    ours = load("bert").ours
+    assert (ours.add_bos_token, ours.add_eos_token) == (False, False)
+    with pytest.raises(ValueError, match="add_bos_token needs a bos_token"):
+        ours.add_bos_token = True
+    ours.bos_token, ours.eos_token = ours.cls_token, ours.sep_token
+    assert (ours.add_bos_token, ours.add_eos_token) == (True, True)
+
+
 def test_adding_tokens(load):
     text = "Grüße an <new>und <word> AND BUZZ<extra>"
     makes = load("bert")
@@ -129,6 +183,8 @@ def test_adding_tokens(load):
         lambda t: t.add_special_tokens({"additional_special_tokens": ["<more>"]}, replace_extra_special_tokens=False),
         lambda t: t.add_special_tokens({"mask_token": AddedToken("[MASK]", lstrip=True)}),
         lambda t: t.add_special_tokens({}),
+        lambda t: setattr(t, "extra_special_tokens", ["[SEP]", AddedToken("<more>")]),
+        lambda t: setattr(t, "extra_special_tokens", None),
         lambda t: t.add_tokens([]),
     ):
         assert add(makes.ours) == add(makes.reference)
@@ -142,6 +198,11 @@ def test_adding_tokens(load):
     assert len(makes.ours) == makes.ours.vocab_size + 7
     with pytest.raises(ValueError, match=r"'padding_token' is no special token.*pad_token"):
         makes.ours.add_special_tokens({"padding_token": "[PAD]"})
+    makes.ours.additional_special_tokens = ["<new>"]
+    makes.ours.add_special_tokens({"additional_special_tokens": ["<x>"]}, replace_additional_special_tokens=False)
+    assert makes.ours.extra_special_tokens == ["<new>", "<x>"]
+    with pytest.raises(TypeError, match="extra_special_tokens is '<one>'"):
+        makes.ours.extra_special_tokens = "<one>"
     for wrong in ({"pad_token": 3}, {"extra_special_tokens": "<one>"}, {"extra_special_tokens": [3]}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             makes.ours.add_special_tokens(wrong)
@@ -150,6 +211,11 @@ def test_adding_tokens(load):
 def test_special_tokens_read_as_text(load):
     makes = load("bert")
     assert makes.ours("[SEP] it")["input_ids"][1] == 3
+    for split in (True, False, None):
+        ours, reference = (tokenizer("[SEP] it", split_special_tokens=split) for tokenizer in makes)
+        assert ours == reference
+        assert (ours["input_ids"][1] != 3) is bool(split)
+        assert makes.ours("[SEP] it")["input_ids"][1] == 3
     for tokenizer in makes:
         tokenizer.split_special_tokens = True
     assert makes.ours("[SEP] it")["input_ids"] == makes.reference("[SEP] it")["input_ids"]

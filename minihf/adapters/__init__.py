@@ -1,0 +1,1 @@
+"""A few new weights beside a model that stays as it is: low-rank adapters, in peft's files."""
