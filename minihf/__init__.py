@@ -188,6 +188,7 @@ _HOMES = {
         "MT5Model",
     ],
     "minihf.generation.config": ["GenerationConfig"],
+    "minihf.generation.constraints": ["Constraint", "DisjunctiveConstraint", "PhrasalConstraint"],
     "minihf.generation.processors": ["LogitsProcessor", "LogitsProcessorList"],
     "minihf.generation.stopping": ["StoppingCriteria", "StoppingCriteriaList"],
     "minihf.generation.streaming": ["BaseStreamer", "TextIteratorStreamer", "TextStreamer"],

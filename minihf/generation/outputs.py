@@ -1,6 +1,8 @@
 """What `generate` gives with `return_dict_in_generate=True`, and the record that is kept for it step by step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -93,19 +95,30 @@ class Record:
         if "output_logits" in self.asked:
             self.steps.setdefault("logits", []).append(logits.clone())
         for name in ONCE:
-            if getattr(output, name, None) is not None:
+            if self.asks(name) and getattr(output, name, None) is not None:
                 self.once.setdefault(name, getattr(output, name))
         for name in PER_STEP:
             layers = getattr(output, name, None)
-            if layers is not None:
+            if self.asks(name) and layers is not None:
                 if self.copies > 1 and name not in self.steps:
                     layers = tuple(x.repeat_interleave(self.copies, dim=0) for x in layers)
                 self.steps.setdefault(name, []).append(layers)
+
+    def asks(self, name: str) -> bool:
+        """Of hidden states and attentions."""
+        return ("output_attentions" if name.endswith("attentions") else "output_hidden_states") in self.asked
 
     def output(self, kind: type[Output], **more: Any) -> Output:
         """The record as one of the outputs above."""
         found = {**self.once, **{name: tuple(steps) for name, steps in self.steps.items()}, **more}
         return kind(**{f.name: found[f.name] for f in fields(kind) if f.name in found})
+
+
+def part(output: Any, select: Callable[[str, Tensor], Tensor]) -> SimpleNamespace:
+    """A model's output with a part of its hidden states and weights: `select(name, x)`, some rows or some tokens."""
+    given = {name: getattr(output, name, None) for name in PER_STEP}
+    layers = {name: tuple(select(name, x) for x in layers) for name, layers in given.items() if layers is not None}
+    return SimpleNamespace(**{name: getattr(output, name, None) for name in ONCE}, **layers)
 
 
 def output_kind(*, beams: bool, encoder: bool) -> type[Output]:

@@ -91,6 +91,14 @@ class Reader:
         elif self.cache is not None:
             self.cache.reorder(rows)
 
+    def crop(self, length: int) -> None:
+        """Go back to the first `length` ids of what was read last."""
+        drop = self.cache.length - self.before - length
+        if drop > 0 and isinstance(self.cache.counted, Tensor):
+            real = self.ids[:, length : length + drop] != self.model.config.pad_token_id
+            self.cache.counted = self.cache.counted - real.sum(-1, keepdim=True)
+        self.cache.crop(self.before + length)
+
     def unrolled(self) -> Cache | None:
         """The cache, with a row for each row of the ids."""
         return self.cache.unrolled() if isinstance(self.cache, BeamCache) else self.cache
@@ -100,6 +108,7 @@ class Reader:
             self.cache.reorder(self.parents)
             self.parents = None
         past = 0 if self.cache is None else self.cache.length
+        self.ids = ids
         new = ids[:, max(past - self.before, 0) :]
         mask = self.extended(self.before + ids.size(1))
         arguments = self.of_decoder(new, mask, past, last) if self.context is None else self.of_both(new, mask)
@@ -118,7 +127,7 @@ class Reader:
         if self.mask is not None and self.mask.size(1) < tokens:
             ones = self.mask.new_ones(len(self.mask), tokens - self.mask.size(1))
             self.mask = torch.cat([self.mask, ones], dim=1)
-        return self.mask
+        return self.mask if self.mask is None else self.mask[:, :tokens]
 
     def of_decoder(self, new: Tensor, mask: Tensor | None, past: int, last: int) -> dict[str, Any]:
         arguments: dict[str, Any] = {"attention_mask": mask}

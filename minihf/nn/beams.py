@@ -114,7 +114,7 @@ class BeamCache(Cache):
             for name, x in (("keys", keys), ("values", values)):
                 x = x.repeat_interleave(self.beams, dim=0)
                 setattr(single, name, x.gather(2, rows.expand(-1, x.size(1), -1, x.size(3))))
-            single.length, single.used = self.length, rows.size(2)
+            single.length, single.used, single.window = self.length, rows.size(2), self.window
             cache.layers.append(single)
         cache.cross = {
             i: (k.repeat_interleave(self.beams, dim=0), v.repeat_interleave(self.beams, dim=0))
