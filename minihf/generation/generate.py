@@ -79,6 +79,7 @@ class Task:
     stop: StopRule | None
     pad: int | None
     record: Record | None
+    watch: Callable[..., None] | None = None  # of `beam_search`
 
     @property
     def beams(self) -> int:
@@ -256,6 +257,7 @@ def searched(task: Task) -> Tensor | Output:
         length_penalty=config.length_penalty,
         early_stopping=config.early_stopping,
         record=task.record,
+        watch=task.watch,
     )
     best = [h for hypotheses in found for h in hypotheses[: config.num_return_sequences or 1]]
     pad = config.pad_token_id if config.pad_token_id is not None else next(iter(config.end_tokens), -1)
