@@ -81,22 +81,22 @@ class Trace:
 
     Attributes:
         result: what `generate` gives.
-        prompts: what was continued, (rows, P); of an encoder-decoder, what the decoder began with.
+        prompts: what was continued, ids of each row; of an encoder-decoder, what its decoder began with.
         stages: the names of the columns of `Look.scores`: "model", then each processor's.
         looks: of each step, each row that was not at its end.
         nodes: of a beam search, the tree of each text, parents first.
         beams: how many; 1: no beam search.
         copies: how many rows a text has.
-        returned: how many of each tree are returned.
+        returned: how many texts are returned for each prompt.
     """
 
     result: Tensor | Output
     prompts: Tensor
     stages: list[str]
-    beams: int = 1
-    copies: int = 1
-    returned: int = 1
-    tokenizer: Any = None
+    beams: int
+    copies: int
+    returned: int
+    tokenizer: Any
     looks: list[Look] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
 
@@ -110,9 +110,8 @@ class Trace:
         """A token as it is shown."""
         return word(self.tokenizer, token)
 
-    def prompt(self, row: int) -> str:
-        """The prompt of a row, on one line."""
-        ids = self.prompts[row].tolist()
+    def line(self, ids: Sequence[int]) -> str:
+        """Several tokens as a text, on one line."""
         if self.tokenizer is None:
             return " ".join(self.word(token) for token in ids)
         return " ".join(self.tokenizer.decode(ids, skip_special_tokens=True).split())
@@ -216,8 +215,8 @@ class Watch:
     def __init__(self, task: Task, top: int, tokenizer: Any):
         config, beams = task.config, task.beams
         names = ["model", *(name_of(process) for process in task.processors)]
-        copies, returned = (beams, config.num_return_sequences or 1) if beams > 1 else (config.num_return_sequences or 1, 1)
-        self.trace = Trace(task.ids, task.ids, names, beams, copies, returned, tokenizer)
+        wanted = config.num_return_sequences or 1
+        self.trace = Trace(task.ids, task.ids, names, beams, beams if beams > 1 else wanted, wanted, tokenizer)
         self.top, self.step = top, 0
         self.length_penalty, self.early_stopping = config.length_penalty, config.early_stopping
         self.stages: list[Tensor] = []  # of this step, (rows, V) each

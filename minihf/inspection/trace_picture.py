@@ -10,15 +10,15 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from minihf.inspection.trace_text import branches, lineage, share
+from minihf.inspection.trace_text import beginning, branches, lineage, share
 from minihf.inspection.words import short, visible
 
 if TYPE_CHECKING:
     from minihf.inspection.trace import Look, Trace
 
-WIDTH, MARGIN = 16.0, 0.35  # of the picture, unless one step is wider
+WIDTH, MARGIN = 16.0, 0.4  # of the picture, unless one step is wider
 INK, FAINT, RULE, BEST, OTHER = "#212529", "#9aa1a9", "#d5dadf", "#d9480f", "#1864ab"
-LONGEST = 18  # of a token, in characters
+LONGEST = 16  # of a token, in characters
 # For letters that matplotlib's own font lacks, those of these that are there.
 FONTS = ["Noto Sans CJK JP", "Noto Sans CJK SC", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS"]
 FONTS += ["Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji"]
@@ -45,6 +45,8 @@ class Canvas:
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
         self.properties = fonts.FontProperties
+        self.cells: list[tuple[float, float, float, float]] = []
+        self.colors: list[Any] = []
 
     def clean(self, text: str) -> str:
         """What no font has, by its number."""
@@ -67,15 +69,11 @@ class Canvas:
     def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
         from matplotlib.patches import FancyBboxPatch
 
-        r = 0.05
-        self.axes.add_patch(
-            FancyBboxPatch((x, y), width, height, boxstyle=f"round,pad=0,rounding_size={r}", **options)
-        )
+        self.axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.05", **options))
 
     def cell(self, x: float, y: float, width: float, height: float, color: Any) -> None:
-        from matplotlib.patches import Rectangle
-
-        self.axes.add_patch(Rectangle((x, y), width, height, facecolor=color, edgecolor="white", linewidth=1.2))
+        self.cells.append((x, y, x + width, y + height))
+        self.colors.append(color)
 
     def curve(self, x0: float, y0: float, x1: float, y1: float, x2: float, **options: Any) -> None:
         """Straight on to x1, then over to y1 at x2."""
@@ -88,6 +86,10 @@ class Canvas:
         self.axes.add_patch(PathPatch(Line(points, codes), fill=False, capstyle="butt", **options))
 
     def save(self, path: str | Path, width: float, height: float) -> None:
+        from matplotlib.collections import PolyCollection
+
+        corners = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in self.cells]
+        self.axes.add_collection(PolyCollection(corners, facecolors=self.colors, edgecolors="white", linewidths=1.2))
         self.figure.set_size_inches(width, height)
         self.axes.set_xlim(0, width)
         self.axes.set_ylim(height, 0)
@@ -125,9 +127,8 @@ def panels(canvas: Canvas, trace: "Trace", row: int) -> tuple[float, float]:
     wide = label + CELL * len(trace.stages) + overhang + 0.3
     columns = max(1, min(len(looks), int((WIDTH - 2 * MARGIN) / wide)))
     width = max(columns * wide + 2 * MARGIN, 6.0)
-    y = title(canvas, trace.prompt(row), width, MARGIN - 0.1, color=FAINT)
-    chosen = "".join(trace.word(look.chosen[0]) for look in looks)
-    y = title(canvas, chosen.replace("␣", " ").replace("⏎", " "), width, y) + 0.2
+    y = title(canvas, beginning(trace, row), width, MARGIN - 0.1, color=FAINT)
+    y = title(canvas, trace.line([look.chosen[0] for look in looks]), width, y) + 0.2
     for start in range(0, len(looks), columns):
         band = looks[start : start + columns]
         for i, look in enumerate(band):
@@ -139,8 +140,8 @@ def panels(canvas: Canvas, trace: "Trace", row: int) -> tuple[float, float]:
 def panel(
     canvas: Canvas, trace: "Trace", look: "Look", words: dict[int, str], x: float, y: float, label: float, head: float
 ) -> None:
-    canvas.text(x, y + 0.12, f"{look.step}", 13, FAINT, weight="bold", ha="left")
     left, top, stages = x + label, y + head, len(trace.stages)
+    canvas.text(left - 0.1, top - 0.16, f"{look.step}", 14, FAINT, weight="bold", ha="right")
     for s, name in enumerate(trace.stages):
         at = left + (s + 0.5) * CELL
         canvas.text(at, top - 0.05, canvas.clean(name), 8, "#495057", rotation=45, rotation_mode="anchor",
@@ -154,8 +155,8 @@ def panel(
             cell = left + s * CELL
             gone = score == -float("inf")
             canvas.cell(cell, top + i * ROW, CELL, ROW, "#f6f7f8" if gone else blue(p))
-            said = share(p, score)
-            canvas.text(cell + CELL / 2, middle, said, 8, FAINT if gone else "white" if p > 0.5 else INK, ha="center")
+            if not gone:
+                canvas.text(cell + CELL / 2, middle, share(p, score), 8, "white" if p > 0.35 else INK, ha="center")
         if picked:
             canvas.box(left, top + i * ROW, stages * CELL, ROW, fill=False, edgecolor=BEST, linewidth=1.8, zorder=3)
 
@@ -168,12 +169,13 @@ def blue(p: float) -> tuple[float, float, float]:
 
 # Beams: a tree
 
-PITCH, HIGH, GAP = 0.5, 0.4, 0.42  # between rows, of a box, between columns
+PITCH, HIGH, GAP, ROOT = 0.5, 0.4, 0.42, 0.1  # between rows, of a box, between columns, of the dot at the beginning
+KEY = "below a token: the log-probability so far  ·  ■ ended: its score, its rank  ·  grey: not returned"
 
 
 @dataclass
 class Box:
-    """A node as it is drawn, or one of the line above that goes on in this one."""
+    """How a node is drawn."""
 
     word: str
     below: str
@@ -181,7 +183,6 @@ class Box:
     weight: str
     fill: str
     line: float
-    again: bool = False
 
 
 def tree(canvas: Canvas, trace: "Trace", text: int) -> tuple[float, float]:
@@ -189,7 +190,7 @@ def tree(canvas: Canvas, trace: "Trace", text: int) -> tuple[float, float]:
     shown = [i for nodes in children.values() for i in nodes]
     boxes = {i: box_of(canvas, trace, i, ranks) for i in shown}
     steps = max((trace.nodes[i].step for i in shown), default=0)
-    widths = [0.0] * (steps + 1)  # of each column
+    widths = [ROOT] + [0.0] * steps  # of each column
     for i, box in boxes.items():
         said = max(canvas.measure(box.word, 9.5, "bold"), canvas.measure(box.below, 7.5)) + 0.18
         widths[trace.nodes[i].step] = max(widths[trace.nodes[i].step], said)
@@ -204,23 +205,22 @@ def tree(canvas: Canvas, trace: "Trace", text: int) -> tuple[float, float]:
         step = last + 1
     width = max([total + 2 * MARGIN for *_, total in bands], default=0.0)
     width = max(width, 7.0)
-    y = title(canvas, trace.prompt(text * trace.copies), width, MARGIN - 0.1, color=FAINT)
+    y = title(canvas, beginning(trace, text * trace.copies), width, MARGIN - 0.1, color=FAINT)
     best = next((i for i in shown if trace.nodes[i].rank == 0), None)
     said, at = [], best
     while at is not None:
-        said.append(trace.word(trace.nodes[at].token))
+        said.append(trace.nodes[at].token)
         at = trace.nodes[at].parent
-    y = title(canvas, "".join(reversed(said)).replace("␣", " ").replace("⏎", " "), width, y) + 0.25
+    y = title(canvas, trace.line(said[::-1]), width, y) + 0.25
 
-    roots = children[None]
+    above: dict[int, int] = {}  # node -> its row in the last band
     for first, last, _ in bands:
         left, at = {}, MARGIN
         for step in range(first - 1, last + 1):
-            if widths[step]:
-                left[step] = at
-                at += widths[step] + GAP
-        begin = roots if first == 1 else sorted_by(above, [i for i in shown if trace.nodes[i].step == first - 1])
-        begin = [i for i in begin if first == 1 or children.get(i)]
+            left[step] = at
+            at += widths[step] + GAP
+        ends = sorted((i for i in above if trace.nodes[i].step == first - 1 and children.get(i)), key=above.__getitem__)
+        begin = children[None] if first == 1 else ends
 
         def inside(i: int, last: int = last) -> list[int]:
             return children.get(i, []) if trace.nodes[i].step < last else []
@@ -229,28 +229,28 @@ def tree(canvas: Canvas, trace: "Trace", text: int) -> tuple[float, float]:
         for step in range(max(first, 1), last + 1):
             canvas.text(left[step] + widths[step] / 2, y, str(step), 9, FAINT, ha="center", weight="bold")
         band = y + 0.2
+        if first == 1:
+            canvas.box(left[0], band + (HIGH - ROOT) / 2, ROOT, ROOT, facecolor=BEST, edgecolor="none", zorder=3)
         for i, row in above.items():
             node, again = trace.nodes[i], trace.nodes[i].step < first
             x, top = left[node.step], band + row * PITCH
             put(canvas, boxes[i], x, top, widths[node.step], again)
-            if node.parent in above and not again:
+            if not again:
                 start = left[node.step - 1] + widths[node.step - 1]
                 style = {"color": boxes[i].color if i in ranks else RULE, "linewidth": boxes[i].line}
-                y0 = band + above[node.parent] * PITCH + HIGH / 2
+                y0 = band + above.get(node.parent, 0) * PITCH + HIGH / 2  # the first begin at the dot
                 canvas.curve(start, y0, start, top + HIGH / 2, x, zorder=2 if i in ranks else 1, **style)
         y = band + (max(above.values(), default=0) + 1) * PITCH + 0.35
-    return width, y + MARGIN - 0.35
-
-
-def sorted_by(places: dict[int, int], nodes: list[int]) -> list[int]:
-    return sorted((i for i in nodes if i in places), key=places.__getitem__)
+    canvas.text(MARGIN, y, KEY, 8, FAINT)
+    return width, y + MARGIN
 
 
 def box_of(canvas: Canvas, trace: "Trace", i: int, ranks: dict[int, int]) -> Box:
     node, word = trace.nodes[i], canvas.clean(short(trace.word(trace.nodes[i].token), LONGEST))
     below = f"{node.score:.2f}"
     if node.final is not None:
-        below = f"■ {node.final:.3f}" + ("" if node.rank is None else f"  #{node.rank + 1}")
+        below = f"■ {node.final:#.4g}" + ("" if node.rank is None else f"  #{node.rank + 1}")
+    below = below.replace("-", "−")
     if ranks.get(i) == 0:
         return Box(word, below, BEST, "bold", "#fff4e6", 2.4)
     if i in ranks:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from minihf.inspection.trace import Look, Node, Trace
 
 LONGEST = 24  # of a token, in characters
+PROMPT = 240  # of a prompt, of which the end is shown
 
 
 def table(trace: "Trace", row: int | None) -> str:
@@ -55,6 +56,12 @@ def width(text: str) -> int:
     return sum(0 if category(c) in ("Mn", "Me") else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def beginning(trace: "Trace", row: int) -> str:
+    """The prompt of a row, or its end."""
+    text = trace.line(trace.prompts[row].tolist())
+    return text if len(text) <= PROMPT else "…" + text[-PROMPT:]
+
+
 def branches(trace: "Trace", text: int) -> dict[int | None, list[int]]:
     """Of the nodes of a text, parent -> its children: first the one that leads to the best text (where none does, that
     lives longest), then the others, the shortest-lived first, so that they stay close to where they branch off.
@@ -90,7 +97,7 @@ def lineage(trace: "Trace", text: int) -> dict[int, int]:
 
 def tree(trace: "Trace", text: int) -> str:
     ranks, children = lineage(trace, text), branches(trace, text)
-    lines = ["step   score", f"             {trace.prompt(text * trace.copies)}"]
+    lines = ["step   score", f"             {beginning(trace, text * trace.copies)}"]
 
     def walk(nodes: list[int], rest: str) -> Iterator[tuple[int, str]]:
         """The first child goes on below its parent; what branches off comes between them."""
@@ -116,5 +123,5 @@ def tree(trace: "Trace", text: int) -> str:
 def fate(node: "Node", returned: bool, goes_on: bool) -> str:
     if node.final is not None:
         what = "not among the best" if node.rank is None else f"best text {node.rank + 1}"
-        return f"  ■ ended, {node.final:.3f}, {what}{', returned' if returned and node.rank is not None else ''}"
+        return f"  ■ ended, {node.final:#.4g}, {what}{', returned' if returned and node.rank is not None else ''}"
     return "" if goes_on else "  ×"

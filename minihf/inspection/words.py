@@ -15,7 +15,7 @@ def byte_of() -> dict[str, int]:
 
 
 def word(tokenizer: Any, token: int) -> str:
-    """One token: `␣the`, `##ing`, `<0xE6>`, `⟨E6 9D⟩`; `#42` without a tokenizer, or where it has no such token."""
+    """One token: `␣the`, `##ing`, `<0xE6>`, `⟨E6-9D⟩`; `#42` without a tokenizer, or where it has no such token."""
     written = None if tokenizer is None else tokenizer.convert_ids_to_tokens(token)
     if written is None:
         return f"#{token}"
@@ -24,7 +24,7 @@ def word(tokenizer: Any, token: int) -> str:
         data = bytes(table[c] for c in written)
         text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if data.decode(errors="replace") == text:  # so its tokens are bytes
-            written = text if "\ufffd" not in text else f"⟨{data.hex(' ').upper()}⟩"
+            written = text if "\ufffd" not in text else f"⟨{data.hex('-').upper()}⟩"
     return visible(written) or "⟨⟩"
 
 
