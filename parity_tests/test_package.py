@@ -125,8 +125,8 @@ def test_the_command_line_without_the_reference(bare, tmp_path):
         for arguments in ("--help", "--version", "parity", "parity folder --architecture bert", "", "describe folder")
     }
     assert [answer.returncode for answer in answers.values()] == [0, 0, 2, 2, 2, 2]
-    assert {"describe", "parity"} <= set(answers["--help"].stdout.split())
-    assert answers[""].stderr.endswith("no command was given; there are: minihf describe, minihf parity\n")
+    assert {"describe", "parity", "trace"} <= set(answers["--help"].stdout.split())
+    assert answers[""].stderr.endswith("given; there are: minihf describe, minihf parity, minihf trace\n")
     assert answers["describe folder"].stderr == (
         "minihf describe prints its table with rich; install it with: pip install rich, or ask for --json\n"
     )

@@ -17,8 +17,10 @@ from minihf.generation.beam_search import NEVER, Ended, Hypothesis
 from minihf.generation.generate import Task, finished, prepare, searched, written
 from minihf.inspection import trace_picture, trace_text
 from minihf.inspection.words import word
+from minihf.models.auto import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from minihf.models.base import Model
 from minihf.nn.output import Output
+from minihf.tokenization import AutoTokenizer
 
 # Ways of writing whose steps are others: no row of scores from which one token is chosen.
 OTHERS = ("penalty_alpha", "force_words_ids", "constraints", "prompt_lookup_num_tokens")
@@ -322,3 +324,20 @@ def name_of(process: Processor) -> str:
     name = getattr(process, "__qualname__", type(process).__qualname__)
     ours = getattr(process, "__module__", "").startswith("minihf.generation.")
     return name.split(".")[0] if ours else name.split(".")[-1]
+
+
+def run_command(target: str, text: str, *, png: str | None = None, seed: int = 0, top: int = 5, **settings: Any) -> int:
+    """`minihf trace`: prints, and gives the exit status 0.
+
+    Raises:
+        ValueError, OSError: no such checkpoint, one that writes nothing, or settings that make no sense.
+    """
+    config = AutoConfig.from_pretrained(target)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model, tokenizer = kind.from_pretrained(target).eval(), AutoTokenizer.from_pretrained(target)
+    torch.manual_seed(seed)
+    trace = trace_generation(model, text, tokenizer, top=top, **settings)
+    print(trace)
+    if png is not None:
+        trace.draw(png)
+    return 0
