@@ -120,7 +120,7 @@ CELL, ROW = 0.56, 0.25
 
 def panels(canvas: Canvas, trace: "Trace", row: int) -> tuple[float, float]:
     looks = [look for look in trace.looks if look.row == row]
-    words = {token: canvas.clean(short(trace.word(token), LONGEST)) for look in looks for token in look.tokens}
+    words = {token: short(canvas.clean(trace.word(token)), LONGEST) for look in looks for token in look.tokens}
     label = max([canvas.measure(word, 9, "bold") for word in words.values()], default=0.5) + 0.28
     slope = max(canvas.measure(name, 8) for name in trace.stages)  # names lean to the right
     head, overhang = 0.36 + 0.71 * slope, max(0.71 * canvas.measure(trace.stages[-1], 8) - CELL / 2 + 0.1, 0.0)
@@ -246,7 +246,8 @@ def tree(canvas: Canvas, trace: "Trace", text: int) -> tuple[float, float]:
 
 
 def box_of(canvas: Canvas, trace: "Trace", i: int, ranks: dict[int, int]) -> Box:
-    node, word = trace.nodes[i], canvas.clean(short(trace.word(trace.nodes[i].token), LONGEST))
+    node = trace.nodes[i]
+    word = short(canvas.clean(trace.word(node.token)), LONGEST)
     below = f"{node.score:.2f}"
     if node.final is not None:
         below = f"■ {node.final:#.4g}" + ("" if node.rank is None else f"  #{node.rank + 1}")

@@ -200,12 +200,30 @@ def test_the_tree_by_hand(gpt, way):
         for step in {trace.nodes[i].step for i in own}:  # as many beams as there are, each once
             rows = [trace.nodes[i].row for i in own if trace.nodes[i].step == step and trace.nodes[i].row is not None]
             assert sorted(rows) in ([], [*range(text * beams, (text + 1) * beams)])
+        assert all(trace.nodes[i].row is None for i in own if trace.nodes[i].step == 7)  # nothing goes on
+        steps = max(trace.nodes[i].step for i in own)
+        for step in range(1, steps + 1) if "do_sample" not in way else ():  # of all candidates, the best may end
+            looks = [look for look in trace.looks if (look.step, look.row // beams) == (step, text)]
+            totals = torch.cat([look.total + plain.scores[step - 1][look.row] for look in looks])
+            least = totals.sort(descending=True).values[beams - 1].item()
+            here = [trace.nodes[i] for i in own if trace.nodes[i].step == step]
+            assert all(n.score > least - 1e-5 for n in here if n.final is not None and n.score > NEVER / 2)
     # What a look chose are the children of its row; its total is that row's.
     for look in trace.looks:
         here = [n for n in trace.nodes if (n.text, n.step, n.parent_row) == (look.row // beams, look.step, look.row)]
         assert sorted(n.token for n in here) == sorted(look.chosen)
         for n in here:
             assert look.total == pytest.approx(0.0 if n.parent is None else trace.nodes[n.parent].score)
+
+
+def test_a_text_that_is_over_grows_no_further(gpt):
+    trace = traced(gpt, num_beams=2, early_stopping=True, eos_token_id=[*range(2, V, 3)], max_new_tokens=15)
+    lasts = [max(n.step for n in trace.nodes if n.text == text) for text in range(3)]
+    assert len({*lasts}) > 1
+    for text, last in enumerate(lasts):
+        ends = [n.step for n in trace.nodes if n.text == text and n.final is not None]
+        assert sum(step < last for step in ends) < 2 <= len(ends)
+        assert max(look.step for look in trace.looks if look.row // 2 == text) == last
 
 
 def test_nothing_crosses_and_nothing_overlaps(gpt):
@@ -238,6 +256,8 @@ def test_own_processors_and_their_names(gpt):
     i = look.tokens.index(17)
     assert look.scores[3, i] == look.scores[2, i] + 3
     assert torch.equal(look.scores[4], look.scores[3] * 2)
+    look = traced(gpt, logits_processor=own[:1]).looks[0]
+    assert look.scores[1, look.tokens.index(17)] == look.scores[0, look.tokens.index(17)] + 3
     assert torch.equal(trace.result, generated(gpt, logits_processor=own, bad_words_ids=[[5]],
                                                exponential_decay_length_penalty=(2, 1.5)))  # fmt: skip
 
