@@ -207,6 +207,7 @@ _HOMES = {
         "default_data_collator",
     ],
     "minihf.data.masking": ["DataCollatorForLanguageModeling", "DataCollatorForWholeWordMask"],
+    "minihf.inspection.trace": ["trace_generation"],
     "minihf.nn.cache": ["Cache"],
     "minihf.training.adamw": ["AdamW"],
     "minihf.training.greedy": ["GreedyLR"],

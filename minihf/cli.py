@@ -1,5 +1,5 @@
-"""The command line: `minihf run` for answers, `minihf describe` for all who are handed a checkpoint, `minihf parity`
-for readers and for CI.
+"""The command line: `minihf run` for answers, `minihf describe` for all who are handed a checkpoint, `minihf trace` for
+those who wonder why a model writes what it writes, `minihf parity` for readers and for CI.
 
 Nothing heavy is imported before a command asks for it, so that `minihf --help` answers at once.
 """
@@ -23,11 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if args.command is None:
-        parser.error("no command was given; there are: minihf describe, minihf parity, minihf run")
+        parser.error("no command was given; there are: minihf describe, minihf parity, minihf run, minihf trace")
     if args.command == "describe":
         return _describe(args)
     if args.command == "run":
         return _run(args)
+    if args.command == "trace":
+        return _trace(args)
     if args.target is not None and args.architecture is not None:
         parser.error("--architecture chooses among freshly made checkpoints; leave it out beside a folder or name")
     return _parity(args)
@@ -74,6 +76,22 @@ def _parser() -> argparse.ArgumentParser:
         "--option", "-o", action="append", default=[], metavar="NAME=VALUE", help="of the task, such as top_k=3"
     )
     run.add_argument("--json", action="store_true", help="print each answer as a line of JSON, as Python gets it")
+    trace = commands.add_parser(
+        "trace",
+        help="write a text, and show what each step chose from",
+        description="Generate, and print what each step chose from: the candidates before and after each processor, or "
+        "the tree of a beam search.",
+    )
+    trace.add_argument("target", metavar="FOLDER_OR_NAME", help="a checkpoint's folder, or its name on the hub")
+    trace.add_argument("text", metavar="TEXT", help="what the model reads")
+    trace.add_argument("--max-new-tokens", type=int, metavar="N", default=20)
+    trace.add_argument("--num-beams", type=int, metavar="N")
+    trace.add_argument("--do-sample", action="store_true", default=None)
+    for name, kind in {"temperature": float, "top-k": int, "top-p": float, "repetition-penalty": float}.items():
+        trace.add_argument(f"--{name}", type=kind, metavar="X", help="as in generate; when left out, the model's own")
+    trace.add_argument("--seed", type=int, metavar="N", default=0, help="of what is drawn (default: 0)")
+    trace.add_argument("--top", type=int, metavar="N", default=5, help="candidates to show (default: 5)")
+    trace.add_argument("--png", metavar="FILE", help="draw it, too")
     return parser
 
 
@@ -115,6 +133,21 @@ def _describe(args: argparse.Namespace) -> int:
         return run_command(args.target, json_output=args.json)
     except (OSError, ValueError) as error:
         return _refuse(f"describe: {error}")
+
+
+def _trace(args: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    if args.png is not None and find_spec("matplotlib") is None:
+        return _refuse('trace draws with matplotlib; install it with: pip install "minihf[train]", or leave out --png')
+    from minihf.inspection.trace import run_command
+
+    names = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    try:
+        return run_command(args.target, args.text, png=args.png, seed=args.seed, top=args.top, **given)
+    except (OSError, ValueError) as error:
+        return _refuse(f"trace: {error}")
 
 
 def _refuse(reason: str) -> int:

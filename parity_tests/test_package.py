@@ -126,8 +126,9 @@ def test_the_command_line_without_the_reference(bare, tmp_path):
         for arguments in ("--help", "--version", "parity", "parity folder --architecture bert", "", "describe folder")
     }
     assert [answer.returncode for answer in answers.values()] == [0, 0, 2, 2, 2, 2]
-    assert {"describe", "parity", "run"} <= set(answers["--help"].stdout.split())
-    assert answers[""].stderr.endswith("no command was given; there are: minihf describe, minihf parity, minihf run\n")
+    assert {"describe", "parity", "run", "trace"} <= set(answers["--help"].stdout.split())
+    told = "no command was given; there are: minihf describe, minihf parity, minihf run, minihf trace\n"
+    assert answers[""].stderr.endswith(told)
     assert answers["describe folder"].stderr == (
         "minihf describe prints its table with rich; install it with: pip install rich, or ask for --json\n"
     )

@@ -7,7 +7,7 @@ A beam that ends leaves the search and is kept if it is among the n best ended o
 Which candidates count, and when the search is over, is the reference's; it differs between libraries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -60,6 +60,7 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     record: Record | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> list[list[Hypothesis]]:
     """The `beams` best continuations of each prompt, best first.
 
@@ -75,6 +76,8 @@ def beam_search(
         early_stopping: when is the search over for a prompt? True: when `beams` texts have ended. False: when, besides,
             the best running beam would not be one of them if it ended now. "never": when it cannot become one.
         record: keeps what else was asked for.
+        watch: is shown each step as it was decided: the candidates' log-probabilities, rows, tokens and whether they
+            stopped, all (B, kept), which of them go on (B, n), and the texts that ended (B of `Ended`).
     """
     texts = len(ids) // beams
     kept = max(2, 1 + ends) * beams
@@ -116,6 +119,8 @@ def beam_search(
             length = steps if early_stopping == "never" and length_penalty > 0 else step
             hope = max(value + end * NEVER for value, end in zip(values, stops, strict=True)) / length**length_penalty
             own.open = own.open and hope > (own.best[-1].score if own.full else NEVER)
+        if watch is not None:
+            watch(best, rows.view_as(best), places % V, stopped, chosen, ended)
         if not any(own.open for own in ended) or (early_stopping is True and all(own.full for own in ended)):
             break
         if stopped.all():

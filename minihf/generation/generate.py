@@ -35,22 +35,20 @@ def generate(model: nn.Module, *args: Any, streamer: Any = None, **kwargs: Any) 
     Raises:
         ValueError, TypeError: an argument is unknown, makes no sense, or asks for more than the model can do.
     """
-    task = prepare(model, *args, **kwargs)
-    if streamer is not None and task.beams > 1:
-        raise ValueError("a streamer shows a text as it is written, and beams are many: set num_beams=1")
-    if task.beams > 1:
-        return searched(task)
-    if streamer is None:
-        new = list(written(task))
-    else:
-        new = []
-        with streaming(streamer):
+    with streaming(streamer):  # whoever waits for the text hears of an error, too
+        task = prepare(model, *args, **kwargs)
+        if streamer is not None and task.beams > 1:
+            raise ValueError("a streamer shows a text as it is written, and beams are many: set num_beams=1")
+        if task.beams > 1:
+            return searched(task)
+        if streamer is not None:
             streamer.put(task.ids.cpu())
-            for chosen in written(task):
-                new.append(chosen)
+        new = []
+        for chosen in written(task):
+            new.append(chosen)
+            if streamer is not None:
                 streamer.put(chosen.cpu())
-    sequences = torch.cat([task.ids, *(chosen[:, None] for chosen in new)], dim=1)
-    return finished(task, sequences)
+    return finished(task, torch.cat([task.ids, *(chosen[:, None] for chosen in new)], dim=1))
 
 
 def stream(model: nn.Module, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
@@ -95,7 +93,9 @@ def searched(task: Task) -> Tensor | Output:
         wishes = {"constraints": constraints_of(config), "wanted": config.num_return_sequences or 1}
         found = constrained_beam_search(task.reader, task.ids, ends=ends, pad=pad, **wishes, **common)
     else:
-        found = beam_search(task.reader, task.ids, ends=len(ends), sample=bool(config.do_sample), **common)
+        found = beam_search(
+            task.reader, task.ids, ends=len(ends), sample=bool(config.do_sample), watch=task.watch, **common
+        )
     best = [h for hypotheses in found for h in hypotheses[: config.num_return_sequences or 1]]
     return finished(task, together([h.ids for h in best], pad), best)
 

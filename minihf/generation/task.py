@@ -37,6 +37,7 @@ class Task:
     record: Record | None
     diversity: Diversity | None = None
     guesser: Guesser | None = None
+    watch: Callable[..., None] | None = None  # of `beam_search`
 
     @property
     def beams(self) -> int:
