@@ -191,6 +191,7 @@ _HOMES = {
     "minihf.generation.processors": ["LogitsProcessor", "LogitsProcessorList"],
     "minihf.generation.stopping": ["StoppingCriteria", "StoppingCriteriaList"],
     "minihf.generation.streaming": ["BaseStreamer", "TextIteratorStreamer", "TextStreamer"],
+    "minihf.fast.weights": ["decode_in"],
     "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.data.chunking": ["ConstantLengthDataset", "constant_length", "context_windows", "group_texts"],
     "minihf.data.collators": [
