@@ -30,7 +30,16 @@ def decode_in(model: nn.Module, weights: str | None) -> None:
     as much memory again), and anew when `generate` finds the parameter another, or written to by an optimizer or
     `load_state_dict` (not through `.data`). A layer with a hook, or of another class, keeps its weights.
 
-    ERRORS
+    The logits' error as measured (root mean square, as part of their spread; 1 and 8 texts, token by token):
+
+                                                int8           int8, 7-bit inputs    float16
+        GPT-2 small, random weights             0.032, 0.034   0.047, 0.053          0.0006
+        the same, 3 channels 8 times as large   0.19, 0.18     0.22, 0.37            0.0013
+        4 layers, 128 wide, trained a little    0.003, 0.003   0.004, 0.006          0.0001
+
+    With int8 the first two rows choose another token than the model would in 10 to 56 of 100 places, where random
+    weights leave candidates close together, the last in 0 to 5; float16 in none. Real GPT-2 has large channels, too:
+    look at its texts before trusting int8.
 
     Args:
         weights: "int8", "float16", or None: the model's own again.

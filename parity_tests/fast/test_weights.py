@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 SIZES = {"vocab_size": 211, "n_positions": 64, "n_embd": 72, "n_layer": 3, "n_head": 3}
 KEPT = {"return_dict_in_generate": True, "output_logits": True}
-ERRORS = {"int8": 0.1, "float16": 0.002}  # of the logits, as part of their spread
+ERRORS = {"int8": 0.04, "float16": 0.001}  # of the logits, as part of their spread
 
 
 def make():
@@ -98,27 +98,36 @@ def test_logits_are_near_and_the_way_back_is_exact(weights, rows):
     decode_in(model, weights)
     rounded = write(model, rows, **KEPT)
     assert torch.equal(rounded.logits[0], own.logits[0])  # the prompt's
-    if torch.equal(rounded.sequences[:, :8], own.sequences[:, :8]):
-        assert 0 < error(rounded.logits[1], own.logits[1]) < ERRORS[weights]
+    assert 0 < error(rounded.logits[1], own.logits[1]) < ERRORS[weights]
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
     decode_in(model, None)
     assert all(torch.equal(a, b) for a, b in zip(write(model, rows, **KEPT).logits, own.logits, strict=True))
 
 
-@pytest.mark.parametrize("weights", ERRORS)
-@pytest.mark.parametrize("gain", [1, 20], ids=["random", "with outliers"])
-def test_the_error_that_is_stated_of_the_whole_model(weights, gain):
-    """With outliers: a few channels are much larger than others, as in trained models, and spoil int8's one scale."""
-    model = make()
+def test_the_stated_error_of_twelve_layers():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=999)).eval()
+    ids = torch.randint(0, 999, (8, 4))
     with torch.no_grad():
-        for block in model.transformer.h:
-            block.ln_1.weight[:3] *= gain
-            block.ln_2.weight[:3] *= gain
-        ids = torch.randint(1, 200, (1, 33), generator=torch.Generator().manual_seed(2))
         expected = model(ids).logits
-        logits = bare(model, DecodingWeights(weights))(ids).logits
-    assert 0 < error(logits, expected) < ERRORS[weights] * (1 if gain == 1 else 3)
+        for weights, most in (("int8", 0.06), ("float16", 0.001)):
+            assert most / 10 < error(bare(model, DecodingWeights(weights))(ids).logits, expected) < most
+
+
+@pytest.mark.parametrize("weights, most", [("int8", 0.3), ("float16", 0.002)])
+def test_a_few_large_channels_spoil_the_one_scale_of_int8(weights, most):
+    """As trained models have them; float16 does not mind."""
+    model = make()
+    ids = torch.randint(1, 200, (1, 33), generator=torch.Generator().manual_seed(2))
+    errors = []
+    for gain in (1, 20):
+        with torch.no_grad():
+            for norm in (norm for block in model.transformer.h for norm in (block.ln_1, block.ln_2)):
+                norm.weight[:3] *= gain
+            errors.append(error(bare(model, DecodingWeights(weights))(ids).logits, model(ids).logits))
+    assert errors[0] < ERRORS[weights]
+    assert errors[0] < errors[1] < most
 
 
 def test_changed_weights_are_noticed():
