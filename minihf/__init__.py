@@ -195,6 +195,7 @@ _HOMES = {
     "minihf.adapters.config": ["LoraConfig", "TaskType"],
     "minihf.adapters.files": ["get_peft_model_state_dict", "set_peft_model_state_dict"],
     "minihf.adapters.model": ["PeftModel", "get_peft_model"],
+    "minihf.fast.weights": ["decode_in"],
     "minihf.checkpoints.hub": ["CheckpointError"],
     "minihf.data.chunking": ["ConstantLengthDataset", "constant_length", "context_windows", "group_texts"],
     "minihf.data.collators": [

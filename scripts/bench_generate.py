@@ -62,6 +62,19 @@ def writing(quick: bool) -> list[Row]:
         )
         for texts in (1, 8)
     ]
+    shape, *_ = sizes[-1]
+    rows += [
+        Row(
+            f"GPT-2 {shape[0]}x{shape[1]}, {several(texts)}, {weights}",
+            partial(write, new_tokens=tokens, texts=texts, weights=weights),
+            partial(gpt2, *shape),
+            units=tokens,
+            unit="token",
+            goal=goal,
+        )
+        for weights, goals in (("int8", (0.35, 0.3)), ("float16", (None, None)))
+        for texts, goal in zip((1, 8), goals, strict=True)
+    ]
     return rows + [
         Row(
             f"Llama, a token after {prompt}",
@@ -86,8 +99,13 @@ def write(
     prompt: int = 16,
     way: str = "greedy",
     prompt_counts: bool = True,
+    weights: str | None = None,
 ) -> Job:
-    """No end token, so that both write as much. Without `prompt_counts` the first new token is not timed."""
+    """No end token, so that both write as much. Without `prompt_counts` the first new token is not timed.
+
+    With `weights` ours are rounded, and the reference's are not. Then texts may differ from their second new token on:
+    the first comes of the prompt, which is read as ever.
+    """
     import json
 
     import torch
@@ -98,6 +116,8 @@ def write(
     for config in (model.config, model.generation_config):
         if config is not None:
             config.eos_token_id = config.forced_eos_token_id = None
+    if weights and library == "minihf":
+        lib.decode_in(model, weights)
     ids = torch.randint(1, model.config.vocab_size - 1, (texts, prompt), generator=torch.Generator().manual_seed(1))
     go = partial(model.generate, ids, attention_mask=torch.ones_like(ids), **WAYS[way])
 
@@ -105,7 +125,8 @@ def write(
         torch.manual_seed(1)  # both draw the same tokens
         return go(max_new_tokens=tokens)
 
-    return Job(run, before=None if prompt_counts else partial(run, 1))
+    compared = prompt + 1 if weights else None
+    return Job(run, show=lambda ids: ids[:, :compared], before=None if prompt_counts else partial(run, 1))
 
 
 # Checkpoints. Weights are drawn wider than for training, so that texts do not end in one repeated token.

@@ -66,7 +66,9 @@ class Reader:
         # For one token, the machinery of modules costs more than the mathematics.
         self.light = model
         if use_cache and not record:
-            swap = partial(packed_linear, rows=rows) if packs(model, rows, steps) else None
+            swap = getattr(model, "decoding_weights", None)  # see minihf.fast.weights
+            if swap is None and packs(model, rows, steps):
+                swap = partial(packed_linear, rows=rows)
             self.light = bare(model, swap)
         arguments = inspect.signature(getattr(model, "forward", model)).parameters.values()
         names = {a.name for a in arguments}
