@@ -189,7 +189,7 @@ def find(task: str) -> Task:
     if name not in TASKS:
         near = get_close_matches(str(task), known_tasks(), n=1)
         raise KeyError(
-            f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else "") + " There are: "
+            f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ".") + " There are: "
             f"{', '.join(known_tasks())}"
         )
     return TASKS[name]
