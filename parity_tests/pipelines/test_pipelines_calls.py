@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from minihf import AutoModel, AutoTokenizer, BertForSequenceClassification, pipeline
 from minihf.cli import main
+from minihf.pipelines.base import as_device
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.checkpoints import LONG, TEXTS
 
@@ -130,6 +131,8 @@ def test_the_task_is_told_by_the_checkpoint(checkpoint):
 def test_device_and_dtype(checkpoint, classify):
     for device in (-1, "cpu", torch.device("cpu")):
         assert pipeline("ner", checkpoint("ner"), device=device).device == torch.device("cpu")
+    chosen = [pipeline("ner", checkpoint("ner"), device_map=place).device.type for place in ("cpu", "auto")]
+    assert chosen == ["cpu", as_device(None).type]
     half = pipeline("text-classification", checkpoint("classes"), device="cpu", dtype="bfloat16")
     assert half.model.dtype == torch.bfloat16
     assert half("Paris")[0]["score"] == pytest.approx(classify("Paris")[0]["score"], abs=0.05)
@@ -183,12 +186,18 @@ def test_pooling_is_of_real_tokens(checkpoint, pooling):
         (lambda at: pipeline("ner", at("ner"), stride=48), ValueError, "expected less than the 48"),
         (lambda at: pipeline("ner", at("ner"), device="gpu"), ValueError, "device='gpu' is none"),
         (lambda at: pipeline("ner", at("ner"), batch_size=0), ValueError, "batch_size=0"),
+        (lambda at: pipeline("ner", at("ner"), device=-1, device_map="cpu"), ValueError, "pass one of them"),
         (lambda at: pipeline("ner", at("ner"), framework="tf"), ValueError, "leave it out"),
         (lambda at: pipeline("ner", at("ner"), trust_remote_code=True), ValueError, "runs no code"),
         (lambda at: pipeline("text-classification", at("classes"))(None), TypeError, "None came"),
         (lambda at: pipeline("text-classification", at("classes"))(["a", None]), TypeError, "None came"),
         (lambda at: pipeline("text-classification", at("classes"))([["a", "b"]]), TypeError, "a list came"),
         (lambda at: pipeline("text-classification", at("classes"))({"txt": "a"}), ValueError, "the keys"),
+        (
+            lambda at: pipeline("text-classification", at("classes"))({"text": ["a", "b"]}),
+            TypeError,
+            "'text' is a list",
+        ),
         (lambda at: pipeline("ner", at("ner"))([None]), TypeError, "None came where a text"),
         (lambda at: pipeline("fill-mask", at("masks"))("no mask"), ValueError, "no mask_token"),
         (lambda at: pipeline("fill-mask", at("masks"))("[MASK]", top_k=0), ValueError, "top_k=0"),

@@ -52,6 +52,12 @@ WRITERS = {
 def write_writer(name: str, folder: Path) -> Path:
     """Model and tokenizer of that name, in a folder that both libraries open."""
     class_name, kind, sizes, generation = WRITERS[name]
+    save_model(class_name, sizes, generation, folder)
+    write_tokenizer(kind, folder)
+    return folder
+
+
+def save_model(class_name: str, sizes: dict, generation: dict, folder: Path) -> None:
     cls = getattr(minihf, class_name)
     model = cls(cls.config_class(**sizes)).eval()
     random = np.random.RandomState(7)
@@ -62,8 +68,6 @@ def write_writer(name: str, folder: Path) -> Path:
             parameter.copy_(1 + 0.2 * values if norm and key.endswith("weight") else 0.4 * values)
     model.generation_config.update(generation)
     model.save_pretrained(folder)
-    write_tokenizer(kind, folder)
-    return folder
 
 
 def write_tokenizer(kind: str, folder: Path) -> None:
