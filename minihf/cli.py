@@ -5,6 +5,7 @@ Nothing heavy is imported before a command asks for it, so that `minihf --help` 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command == "run" and not any(text.startswith("-") for text in rest):
-        args.texts, rest = args.texts + rest, []  # texts may stand before options and behind them
+    if args.command == "run":  # texts may stand before options and behind them; all that follows "--" is text
+        named = rest[: rest.index("--")] if "--" in rest else rest
+        if not any(text.startswith("-") and " " not in text for text in named):
+            args.texts, rest = args.texts + named + rest[len(named) + 1 :], []
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if args.command is None:
@@ -103,6 +106,9 @@ def _run(args: argparse.Namespace) -> int:
         from minihf.pipelines.command import run_command
 
         return run_command(args)
+    except BrokenPipeError:  # who reads has read enough, as `head` does; nothing is left to be written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyError as error:  # whose own words stand in quotes
         return _refuse(f"run: {error.args[0]}")
     except (OSError, ValueError, TypeError) as error:

@@ -234,9 +234,10 @@ class Pipeline:
 
     @property
     def pad_id(self) -> int | None:
-        """What fills short rows: what the model knows as padding, else what the tokenizer does."""
+        """What fills short rows: what the model knows as padding, else what the tokenizer does. Decoders read a text's
+        class at its last token before the padding that they know themselves, so there the tokenizer's is of no use."""
         own = getattr(self.model.config, "pad_token_id", None)
-        return self.tokenizer.pad_token_id if own is None else own
+        return own if own is not None or self.head == "ForSequenceClassification" else self.tokenizer.pad_token_id
 
     def forward(self, rows: list[Encoding], options: dict[str, Any]) -> list:
         with torch.inference_mode(), packed(self.model) if not options.get("padding") else unchanged():
@@ -326,11 +327,17 @@ def as_device(device: int | str | torch.device | None) -> torch.device:
     if device is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if isinstance(device, int) and not isinstance(device, bool):
-        return torch.device("cpu" if device < 0 else f"cuda:{device}")
+        device = "cpu" if device < 0 else f"cuda:{device}"
     try:
-        return torch.device(device)
+        device = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f'device={device!r} is none; such are "cpu", "cuda:1", -1 (the CPU), 0 (a GPU)') from error
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # one that this torch was not made for asserts
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(device)!r} is not to be had here: {reason}") from error
+    return device
 
 
 def checked_size(size: int | None) -> int | None:

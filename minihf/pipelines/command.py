@@ -15,7 +15,7 @@ def run_command(args: Namespace) -> int:
     Raises:
         ValueError, TypeError, KeyError, OSError: what is wrong with the task, the checkpoint, or a text.
     """
-    if not args.texts and sys.stdin.isatty():
+    if not args.texts and (sys.stdin is None or sys.stdin.isatty()):
         raise ValueError("no text was given: write it behind the task, or pipe lines to standard input")
     task = ALIASES.get(args.task, args.task)
     options = dict(option(given) for given in args.option)
@@ -73,7 +73,7 @@ def lines(answer: Any) -> Iterator[str]:
         for label, score in zip(answer["labels"], answer["scores"], strict=True):
             yield f"{score:.4f}  {label}"
     elif isinstance(answer, dict) and "score" not in answer:  # what was written
-        yield from str(next(iter(answer.values()))).splitlines()
+        yield from str(next(iter(answer.values()))).splitlines() or ["(nothing)"]
     elif isinstance(answer, dict):
         keys = ("label", "answer", "entity_group", "entity", "sequence")
         what = next(str(answer[key]) for key in keys if key in answer)

@@ -107,7 +107,7 @@ def pipeline(
         tokenizer: a folder, a hub name, or a tokenizer; None: it lies beside the model.
         revision, token: of the hub: branch, tag or commit, and the secret that opens private repositories.
         device: "cpu", "cuda:1", a number (of a GPU; -1 is the CPU), a `torch.device`; None: the GPU where there is one.
-        device_map: the same, as `from_pretrained` has it.
+        device_map: the same, as `from_pretrained` has it; "auto" is None.
         dtype: of the parameters, while loading: "auto" is the file's.
         batch_size: how many rows go through the model together; None: as many as make good use of it. No answer
             depends on it.
@@ -154,7 +154,9 @@ def pipeline(
         entry = find(task)
     cls = getattr(import_module(f"minihf.pipelines.{entry.module}"), entry.pipeline)
     check_head(cls, task, names)
-    place = as_device(device_map if device is None else device)
+    if device is not None and device_map is not None:
+        raise ValueError(f"device={device!r} and device_map={device_map!r} say the same: pass one of them")
+    place = as_device(device if device_map in (None, "auto") else device_map)
     if source is not None:
         if isinstance(config, str | Path):
             config = AutoConfig.from_pretrained(config, token=token)
@@ -189,7 +191,7 @@ def find(task: str) -> Task:
     if name not in TASKS:
         near = get_close_matches(str(task), known_tasks(), n=1)
         raise KeyError(
-            f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else "") + " There are: "
+            f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ".") + " There are: "
             f"{', '.join(known_tasks())}"
         )
     return TASKS[name]

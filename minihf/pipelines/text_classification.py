@@ -90,6 +90,8 @@ def as_pair(item: Any) -> str | tuple[str, str]:
     if isinstance(item, Mapping):
         if "text" not in item or item.keys() - {"text", "text_pair"}:
             raise ValueError(f'a pair is {{"text": ..., "text_pair": ...}}; one with the keys {list(item)} came')
+        if not isinstance(item["text"], str):
+            raise TypeError(f"'text' is {told(item['text'])}; a text was expected; many go in a list of mappings")
         second = item.get("text_pair")
         return (item["text"], second) if second else item["text"]  # an empty one counts as none, as in the reference
     if not isinstance(item, str):

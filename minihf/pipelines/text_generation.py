@@ -56,7 +56,7 @@ class TextGenerationPipeline(GeneratingPipeline):
     """
 
     head = "ForCausalLM"
-    reads = "a text, or a chat as a list of messages,"
+    reads = "a text, or a chat as a list of messages"
     exclusive = GeneratingPipeline.exclusive | {"return_full_text"}
 
     def settle(

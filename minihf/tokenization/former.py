@@ -78,7 +78,10 @@ def prepare_for_model(
         ValueError: an id that the vocabulary has not.
     """
     words = [None if row is None else _tokens(tokenizer, row) for row in (ids, pair_ids)]
-    engine = Engine(models.WordLevel(tokenizer.get_vocab(), unk_token=""))
+    needed = {*tokenizer.all_special_tokens, *(word for row in words for word in row or ())}
+    ids = {token: tokenizer.backend_tokenizer.token_to_id(token) for token in needed}
+    vocab = {token: index for token, index in ids.items() if index is not None}
+    engine = Engine(models.WordLevel(vocab, unk_token=""))  # of the whole vocabulary it would take a second
     engine.post_processor = tokenizer.backend_tokenizer.post_processor
     framing = copy.copy(tokenizer)
     framing._engine = engine

@@ -37,6 +37,19 @@ SIZES = {
 }
 BYTES = SIZES | {"vocab_size": 270, "max_position_embeddings": 200, "pad_token_id": 1}
 DISTIL = {"vocab_size": 120, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 48}
+DECODER = {"vocab_size": 270, "bos_token_id": 0, "eos_token_id": 2}
+GPT2 = DECODER | {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 320}
+LLAMA = DECODER | {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 320,
+}
+BOTH = {"d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
+BOTH |= {"encoder_attention_heads": 3, "decoder_attention_heads": 3, "max_position_embeddings": 300}
+BART = BOTH | DECODER | {"pad_token_id": 1, "decoder_start_token_id": 2}
 CHECKPOINTS = {
     "ner": ("BertForTokenClassification", "wordpiece", SIZES | {"id2label": dict(enumerate(LABELS))}),
     "ner-distilbert": ("DistilBertForTokenClassification", "plain", DISTIL | {"id2label": dict(enumerate(LABELS))}),
@@ -52,6 +65,10 @@ CHECKPOINTS = {
         "bytes",
         BYTES | {"num_labels": 4},
     ),
+    "classes-bart": ("BartForSequenceClassification", "bytes", BART | {"id2label": dict(enumerate(NLI))}),
+    # No pad token at all, and one that the tokenizer has and the model does not know.
+    "classes-gpt2": ("GPT2ForSequenceClassification", "open", GPT2 | {"id2label": dict(enumerate(NLI))}),
+    "classes-llama": ("LlamaForSequenceClassification", "padded", LLAMA | {"id2label": dict(enumerate(NLI))}),
     "one-class": ("BertForSequenceClassification", "wordpiece", SIZES | {"num_labels": 1}),
     "many-classes": (
         "BertForSequenceClassification",
@@ -83,20 +100,27 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
             values = torch.from_numpy(random.standard_normal(parameter.shape)).float()
-            norm = "norm" in key.lower() and key.endswith("weight")
-            parameter.copy_(1 + 0.2 * values if norm else 0.3 * values)
+            norm = "norm" in key.lower() or "ln_" in key
+            parameter.copy_(1 + 0.2 * values if norm and key.endswith("weight") else 0.3 * values)
     model.save_pretrained(folder)
     write_tokenizer(kind, folder)
     return folder
 
 
 def write_tokenizer(kind: str, folder: Path) -> None:
-    engine = bytes_engine() if kind == "bytes" else wordpiece_engine()
-    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if kind == "bytes" else SPECIAL
-    roles = ("cls", "pad", "sep", "unk", "mask") if kind == "bytes" else ("pad", "unk", "cls", "sep", "mask")
-    roles = {f"{role}_token": token for role, token in zip(roles, names, strict=True)}
+    """Of RoBERTa's make ("bytes"), of GPT-2's without a pad token ("open") or with one ("padded"), or BERT's."""
+    if kind in ("open", "padded"):
+        roles = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"} | ({"pad": "<pad>"} if kind == "padded" else {})
+        engine, limit = open_engine(), 60
+    elif kind == "bytes":
+        roles = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        engine, limit = bytes_engine(), 64
+    else:
+        roles = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))
+        engine, limit = wordpiece_engine(), 48
+    roles = {f"{role}_token": token for role, token in roles.items()}
     own = minihf.BertTokenizer if kind == "wordpiece" else minihf.PreTrainedTokenizerFast
-    own(engine, model_max_length=64 if kind == "bytes" else 48, **roles).save_pretrained(folder)
+    own(engine, model_max_length=limit, **roles).save_pretrained(folder)
 
 
 def wordpiece_engine() -> Tokenizer:
@@ -120,4 +144,11 @@ def bytes_engine() -> Tokenizer:
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     engine.decoder = decoders.ByteLevel()
     engine.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return engine
+
+
+def open_engine() -> Tokenizer:
+    """Bytes, and nothing put around a text."""
+    engine = bytes_engine()
+    engine.post_processor = processors.ByteLevel(trim_offsets=False)
     return engine

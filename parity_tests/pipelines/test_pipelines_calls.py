@@ -1,5 +1,6 @@
 """What all pipelines do alike: inputs of every make, batches, refusals, saving, and the command line."""
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from minihf import AutoModel, AutoTokenizer, BertForSequenceClassification, pipeline
+from minihf.cli import main
+from minihf.pipelines.base import as_device
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.checkpoints import LONG, TEXTS
 
@@ -128,6 +131,8 @@ def test_the_task_is_told_by_the_checkpoint(checkpoint):
 def test_device_and_dtype(checkpoint, classify):
     for device in (-1, "cpu", torch.device("cpu")):
         assert pipeline("ner", checkpoint("ner"), device=device).device == torch.device("cpu")
+    chosen = [pipeline("ner", checkpoint("ner"), device_map=place).device.type for place in ("cpu", "auto")]
+    assert chosen == ["cpu", as_device(None).type]
     half = pipeline("text-classification", checkpoint("classes"), device="cpu", dtype="bfloat16")
     assert half.model.dtype == torch.bfloat16
     assert half("Paris")[0]["score"] == pytest.approx(classify("Paris")[0]["score"], abs=0.05)
@@ -181,12 +186,18 @@ def test_pooling_is_of_real_tokens(checkpoint, pooling):
         (lambda at: pipeline("ner", at("ner"), stride=48), ValueError, "expected less than the 48"),
         (lambda at: pipeline("ner", at("ner"), device="gpu"), ValueError, "device='gpu' is none"),
         (lambda at: pipeline("ner", at("ner"), batch_size=0), ValueError, "batch_size=0"),
+        (lambda at: pipeline("ner", at("ner"), device=-1, device_map="cpu"), ValueError, "pass one of them"),
         (lambda at: pipeline("ner", at("ner"), framework="tf"), ValueError, "leave it out"),
         (lambda at: pipeline("ner", at("ner"), trust_remote_code=True), ValueError, "runs no code"),
         (lambda at: pipeline("text-classification", at("classes"))(None), TypeError, "None came"),
         (lambda at: pipeline("text-classification", at("classes"))(["a", None]), TypeError, "None came"),
         (lambda at: pipeline("text-classification", at("classes"))([["a", "b"]]), TypeError, "a list came"),
         (lambda at: pipeline("text-classification", at("classes"))({"txt": "a"}), ValueError, "the keys"),
+        (
+            lambda at: pipeline("text-classification", at("classes"))({"text": ["a", "b"]}),
+            TypeError,
+            "'text' is a list",
+        ),
         (lambda at: pipeline("ner", at("ner"))([None]), TypeError, "None came where a text"),
         (lambda at: pipeline("fill-mask", at("masks"))("no mask"), ValueError, "no mask_token"),
         (lambda at: pipeline("fill-mask", at("masks"))("[MASK]", top_k=0), ValueError, "top_k=0"),
@@ -223,21 +234,53 @@ def test_a_long_question_can_be_cut(checkpoint):
     assert differences(cut, pipe("who lives there?", LONG)) == []
 
 
-def run(*args, lines=None) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from minihf.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "run", *map(str, args)]
-    return subprocess.run(command, input=lines, text=True, capture_output=True, timeout=240, cwd=ROOT)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Arguments behind `minihf run`, and lines of standard input -> exit status, output, errors."""
+
+    def run(*args, lines: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", None if lines is None else io.StringIO(lines))
+        return main(["run", *map(str, args)]), *capsys.readouterr()
+
+    return run
 
 
-def test_the_command_line(checkpoint, classify):
+def test_the_command_line(checkpoint, classify, run):
     asked = ("sentiment-analysis", "--model", checkpoint("classes"), "--device", "cpu")
-    done = run(*asked, "--json", lines="Paris\nthe sea\n")
-    assert done.returncode == 0, done.stderr
-    expected = classify(["Paris", "the sea"])
-    assert differences([json.loads(line) for line in done.stdout.splitlines()], expected) == []
-    done = run("question-answering", "who?", "Paris is there", "--model", checkpoint("questions"), "-o", "top_k=2")
-    assert len(done.stdout.splitlines()) == 2, done
-    done = run("sentiment-analysis", "--model", checkpoint("ner"), "Paris")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("minihf run: BertForTokenClassification has no head for 'sentiment-analysis'")
-    assert done.stderr.count("\n") == 1
+    status, out, _ = run(*asked, "--json", lines="Paris\n\nthe sea\n")
+    assert status == 0
+    expected = classify(["Paris", "", "the sea"])
+    assert differences([json.loads(line) for line in out.splitlines()], expected) == []
+    _, out, _ = run("question-answering", "who?", "Paris is there", "--model", checkpoint("questions"), "-o", "top_k=2")
+    assert len(out.splitlines()) == 2, out
+    given = ((*asked, "-5 in Paris"), (*asked, "--", "-5"), (*asked, "-5 -x"))
+    plain, behind, after = (run(*args)[1] for args in given)
+    assert f"{classify('-5 in Paris')[0]['score']:.4f}" in plain
+    assert f"{classify('-5')[0]['score']:.4f}" in behind
+    assert f"{classify('-5 -x')[0]['score']:.4f}" in after
+
+
+def test_the_command_line_tells_of_what_is_wrong_in_one_line(checkpoint, run):
+    classes = ("sentiment-analysis", "--model", checkpoint("classes"))
+    for args, said in [
+        (
+            ("ner", "Paris", "--model", checkpoint("classes")),
+            "BertForSequenceClassification has no head for 'ner'",
+        ),
+        (classes, "no text was given"),  # and no standard input either
+        ((*classes, "a", "--device", "cuda:99"), "device='cuda:99' is not to be had here"),
+        (("sentiment-analyse", "a"), "unknown task 'sentiment-analyse'; did you mean"),
+    ]:
+        status, out, err = run(*args)
+        assert (status, out) == (2, "")
+        assert err.startswith(f"minihf run: {said}")
+        assert err.count("\n") == 1
+
+
+def test_a_reader_that_has_read_enough_is_no_error(checkpoint):
+    code = "import sys; from minihf.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", "ner", "--model", str(checkpoint("ner")), "--json"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        _, errors = process.communicate("Paris\n" * 3, timeout=240)
+    assert (process.returncode, errors) == (0, "")

@@ -10,11 +10,12 @@ from parity_tests.pipelines.checkpoints import LONG, TEXTS
 MASKED = ["Paris is [MASK].", "[MASK]", "where [MASK] the [MASK], [MASK]?", "a [MASK] b [PAD] [SEP] [MASK]", "你[MASK]"]
 PAIRS = [{"text": "who lives", "text_pair": "in Paris?"}, {"text": "alone"}, {"text": "a", "text_pair": ""}]
 NER = [{}, *({"aggregation_strategy": how} for how in ("none", "simple", "first", "average", "max"))]
+UNLIKE_BERT = ("classes-bart", "classes-gpt2", "classes-llama")
 # task, checkpoints, and (options of the pipeline, inputs, options of the call)
 TABLE = [
     (
         "text-classification",
-        ("classes", "classes-distilbert", "classes-roberta", "one-class", "many-classes", "regression"),
+        ("classes", "classes-distilbert", "classes-roberta", "one-class", "many-classes", "regression", *UNLIKE_BERT),
         [
             *(({}, TEXTS, call) for call in ({}, {"top_k": None}, {"top_k": 1}, {"top_k": 2})),
             *(({}, TEXTS[0], call) for call in ({}, {"top_k": None}, {"top_k": 1})),
@@ -76,7 +77,7 @@ TABLE = [
     ),
     (
         "zero-shot-classification",
-        ("classes", "classes-distilbert", "classes-roberta"),
+        ("classes", "classes-distilbert", "classes-roberta", *UNLIKE_BERT),
         [
             ({}, TEXTS[0], {"candidate_labels": "sports, politics ,, the sea"}),
             ({}, [text for text in TEXTS if text], {"candidate_labels": ["sports", "politics", "Paris"]}),
@@ -99,8 +100,12 @@ def test_answers_are_the_reference_s(checkpoint, task, name):
         loaded.append((library, {"model": pipe.model, "tokenizer": pipe.tokenizer, "device": "cpu"}))
     wrong = []
     for options, inputs, call in rows:
+        if name == "classes-gpt2" and "padding" in call:
+            continue  # it has no pad token
         if name.endswith("roberta"):
             inputs = with_mask(inputs, "<mask>")
+        elif name in UNLIKE_BERT and isinstance(inputs, list):
+            inputs = [text for text in inputs if text]  # of an empty one, some have nothing to read
         ours, theirs = (library.pipeline(task, **parts, **options)(inputs, **call) for library, parts in loaded)
         wrong += [f"{options} {inputs!r} {call}: {text}" for text in differences(ours, theirs)]
     assert wrong == []

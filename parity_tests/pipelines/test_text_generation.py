@@ -195,7 +195,7 @@ def test_the_task_and_its_checkpoint(writer):
 @pytest.mark.parametrize(
     "inputs, call, error, message",
     [
-        (None, {}, TypeError, "reads a text, or a chat"),
+        (None, {}, TypeError, "a chat as a list of messages, or a list"),
         (["a", None], {}, TypeError, "None came"),
         (USER[0], {}, TypeError, "a dict came"),
         ([USER, "a", 3], {}, TypeError, "a int came"),

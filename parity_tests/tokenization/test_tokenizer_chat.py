@@ -6,8 +6,8 @@ The formats are those of the published models; their templates are written here.
 import copy
 import dataclasses
 import enum
+import importlib
 import json
-import subprocess
 import sys
 import threading
 import types
@@ -21,6 +21,7 @@ import transformers
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+import minihf
 from minihf.checkpoints.hub import CheckpointError
 from minihf.tokenization import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -733,10 +734,11 @@ def test_options_that_cannot_be(ours, options, kind, told):
         ours.apply_chat_template(CHAT, **options)
 
 
-def test_the_template_engine_is_imported_when_it_is_needed():
-    code = (
-        "import sys, torch; before = set(sys.modules); import minihf.tokenization; "
-        "print('jinja2' in set(sys.modules) - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "False\n", done.stderr
+def test_the_template_engine_is_imported_when_it_is_needed(monkeypatch):
+    monkeypatch.setattr(minihf, "tokenization", minihf.tokenization)
+    for name in [name for name in sys.modules if name.startswith("minihf.tokenization")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # whoever imports it now fails
+    importlib.import_module("minihf.tokenization")
+    with pytest.raises(ImportError, match="jinja2"):
+        importlib.import_module("minihf.tokenization.sandbox")
