@@ -162,7 +162,7 @@ class Trainer:
         """The model, on its device; and what its forward takes."""
         self.bare = model.get_base_model() if hasattr(model, "peft_config") else model
         own_loss = self.compute_loss_func or type(self).compute_loss is not Trainer.compute_loss
-        if isinstance(self.bare, Model) and self.bare.base_model is self.bare and not own_loss:
+        if isinstance(self.bare, Model) and not find_labels(self.bare) and not own_loss:
             raise ValueError(
                 f"{type(self.bare).__name__} has no head, and gives no loss: use a model for your task, such as "
                 "AutoModelForSequenceClassification"
