@@ -17,11 +17,11 @@ from minihf.generation.generate import generate, stream
 from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
-from minihf.models.outputs import Output
 from minihf.models.recording import recording
 from minihf.models.vocabulary import check_rows, resize
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
+from minihf.nn.output import Output
 
 
 class Model(nn.Module):
