@@ -306,7 +306,7 @@ class Trainer:
             self.model = self.prepare(self.model_init())
             self.optimizer = self.lr_scheduler = None
         if args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+            self.bare.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if args.torch_compile:
             self.bare.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
         self.is_in_train = True
@@ -315,6 +315,8 @@ class Trainer:
                 output = self.run(folder, ignore_keys_for_eval, stop)
         finally:
             self.is_in_train = False
+            if args.gradient_checkpointing:
+                self.bare.gradient_checkpointing_disable()
         if stop:
             sys.exit(128 + stop.signal)
         return output
