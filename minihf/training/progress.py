@@ -1,11 +1,11 @@
 """What a person sees of a run: a bar and the logs, or the logs alone."""
 
-from collections.abc import Sized
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from minihf.training.callbacks import TrainerCallback
+from minihf.training.order import length
 
 
 class ProgressCallback(TrainerCallback):
@@ -23,8 +23,9 @@ class ProgressCallback(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.prediction_bar is None:
-            total = len(eval_dataloader) if isinstance(eval_dataloader, Sized) else None
-            self.prediction_bar = tqdm(total=total, leave=self.training_bar is None, dynamic_ncols=True)
+            self.prediction_bar = tqdm(
+                total=length(eval_dataloader), leave=self.training_bar is None, dynamic_ncols=True
+            )
         self.prediction_bar.update(1)
 
     def on_evaluate(self, args, state, control, **kwargs):

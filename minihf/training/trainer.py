@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,11 +47,11 @@ from minihf.training.greedy import GreedyLR
 from minihf.training.groups import parameter_groups
 from minihf.training.loop import Step, count_labels, train_steps
 from minihf.training.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, nested, smoothed_loss, speed_metrics
-from minihf.training.order import Place, keep_columns, make_loader, set_epoch, train_sampler
+from minihf.training.order import Place, keep_columns, length, make_loader, set_epoch, train_sampler
 from minihf.training.progress import PrinterCallback, ProgressCallback
 from minihf.training.reporting import callbacks_for
 from minihf.training.schedules import get_scheduler
-from minihf.training.seeds import enable_full_determinism, random_state, set_seed
+from minihf.training.seeds import enable_full_determinism, random_state, set_random_state, set_seed
 from minihf.training.signals import stop_on
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Trainer:
             raise ValueError("optimizers and optimizer_cls_and_kwargs are both given: give one of them")
         if self.model_init is not None and (self.optimizer is not None or self.lr_scheduler is not None):
             raise ValueError("model_init makes a model that these optimizers do not know: override create_optimizer")
-        if self.train_dataset is not None and not isinstance(self.train_dataset, Sized) and args.max_steps <= 0:
+        if self.train_dataset is not None and length(self.train_dataset) is None and args.max_steps <= 0:
             raise ValueError("the train_dataset does not tell its length, so max_steps must be set")
         if not callable(self.data_collator):
             raise TypeError(f"data_collator is a {type(self.data_collator).__name__}, expected a function of examples")
@@ -233,10 +233,7 @@ class Trainer:
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """How many examples there are; those of a loader without a length are not known, and count as none."""
-        dataset = getattr(dataloader, "dataset", None)
-        if isinstance(dataset, Sized):
-            return len(dataset)
-        return len(dataloader) * self.args.train_batch_size if isinstance(dataloader, Sized) else 0
+        return length(getattr(dataloader, "dataset", None)) or (length(dataloader) or 0) * self.args.train_batch_size
 
     # Optimizer and schedule
 
@@ -334,7 +331,7 @@ class Trainer:
     def run(self, folder: Path | None, ignore_keys: list[str] | None, stop: Any) -> TrainOutput:
         args, loader = self.args, self.get_train_dataloader()
         accumulate = args.gradient_accumulation_steps
-        batches = len(loader) if isinstance(loader, Sized) else None
+        batches = length(loader)
         if batches == 0:
             raise ValueError("the train_dataset gives no batch: it is empty, or smaller than a batch (drop_last)")
         steps = None if batches is None else math.ceil(batches / accumulate)  # of an epoch
@@ -361,15 +358,17 @@ class Trainer:
         self.tell("on_train_begin")
         if args.eval_on_start:
             self.evaluate(ignore_keys=ignore_keys)
-        while self.place.epoch < epochs and self.state.global_step < max_steps:
+        if present is not None and (self.place.given == 0 or first_step >= max_steps):
+            set_random_state(present)
+            present = None if self.place.given == 0 else present
+        # A run may go on from its last step: then what follows an epoch is left to do.
+        while self.place.epoch < epochs and (self.state.global_step < max_steps or present is not None):
             self.tell("on_epoch_begin")
             set_epoch(loader, self.place.epoch)
             step = None
-            for step in self.epoch_steps(loader, present):
+            for step in self.epoch_steps(loader, present) if self.state.global_step < max_steps else ():
                 self.after_step(step, batches, ignore_keys)
-                if stop:
-                    break
-                if self.control.should_epoch_stop or self.control.should_training_stop:
+                if stop or self.control.should_epoch_stop or self.control.should_training_stop:
                     break
             if stop:
                 break
