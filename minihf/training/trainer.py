@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -41,14 +42,14 @@ from minihf.training.callbacks import (
     TrainerState,
     prefixed,
 )
-from minihf.training.checkpoints import last_checkpoint, load_checkpoint, rotate, save_checkpoint
+from minihf.training.checkpoints import checkpoints_in, last_checkpoint, load_checkpoint, rotate, save_checkpoint
 from minihf.training.evaluation import evaluation_loop, find_labels, predict_batch
 from minihf.training.greedy import GreedyLR
 from minihf.training.groups import parameter_groups
 from minihf.training.loop import Step, count_labels, train_steps
 from minihf.training.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, nested, smoothed_loss, speed_metrics
 from minihf.training.order import Place, keep_columns, length, make_loader, set_epoch, train_sampler
-from minihf.training.progress import PrinterCallback, ProgressCallback
+from minihf.training.progress import PrinterCallback, ProgressCallback, show_table
 from minihf.training.reporting import callbacks_for
 from minihf.training.schedules import get_scheduler
 from minihf.training.seeds import enable_full_determinism, random_state, set_random_state, set_seed
@@ -138,6 +139,10 @@ class Trainer:
         default = DataCollatorWithPadding(self.processing_class) if pads else default_data_collator
         self.data_collator = default if data_collator is None else data_collator
         self.check()
+        loss_of = inspect.signature(self.compute_loss).parameters
+        self.overrides_loss = type(self).compute_loss is not Trainer.compute_loss
+        self.loss_names_count = COUNT in loss_of
+        self.loss_takes_count = COUNT in loss_of or any(each.kind is each.VAR_KEYWORD for each in loss_of.values())
 
         self.callback_handler = CallbackHandler(
             [DefaultFlowCallback, *callbacks_for(args.report_to), *(callbacks or [])],
@@ -172,6 +177,8 @@ class Trainer:
         self.counts_labels = COUNT in self.parameters
         self.shifts_labels = getattr(self.bare, "can_generate", False) and not self.writes_apart
         self.label_names = find_labels(self.bare) if self.args.label_names is None else self.args.label_names
+        tables = {id(module.weight) for module in self.bare.modules() if isinstance(module, nn.Embedding)}
+        self.dense_parameters = sum(p.numel() for p in self.bare.parameters() if id(p) not in tables)
         return model.to(self.args.device)
 
     @property
@@ -383,7 +390,8 @@ class Trainer:
                 break
         if stop and self.saved_at != self.state.global_step:
             self.save_checkpoint()
-        return self.finish(first_step)
+            self.tell("on_save")
+        return self.finish(first_step, stopped=bool(stop))
 
     def epoch_steps(self, loader: Any, present: tuple | None) -> Iterator[Step]:
         return train_steps(
@@ -427,8 +435,7 @@ class Trainer:
         with self.compute_loss_context_manager():
             loss = self.loss_of(model, inputs, num_items_in_batch)
         # A loss divided by the labels of all the step's batches is a part of the step's already; a mean is not yet.
-        own = inspect.signature(type(self).compute_loss).parameters
-        scaled = self.divided or (type(self).compute_loss is not Trainer.compute_loss and COUNT in own)
+        scaled = self.divided or (self.overrides_loss and self.loss_names_count)
         if not (scaled if self.loss_is_scaled_for_ga is None else self.loss_is_scaled_for_ga):
             loss = loss / self.batches_in_step
         every = self.args.torch_empty_cache_steps
@@ -439,8 +446,7 @@ class Trainer:
 
     def loss_of(self, model: nn.Module, inputs: dict[str, Any], num_items: Any, **options: Any) -> Any:
         """`compute_loss`, or what overrides it: in former releases it took no `num_items_in_batch`."""
-        parameters = inspect.signature(self.compute_loss).parameters.values()
-        if any(each.name == COUNT or each.kind is each.VAR_KEYWORD for each in parameters):
+        if self.loss_takes_count:
             options[COUNT] = num_items
         return self.compute_loss(model, inputs, **options)
 
@@ -572,7 +578,7 @@ class Trainer:
                 self.state.best_global_step = self.state.global_step
         return better and not math.isnan(value)
 
-    def finish(self, first_step: int) -> TrainOutput:
+    def finish(self, first_step: int, *, stopped: bool) -> TrainOutput:
         steps = self.state.global_step - first_step
         loss = (self.losses.total + self.losses.unlogged.item()) / max(self.state.global_step - self.losses.since, 1)
         samples = steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -580,10 +586,13 @@ class Trainer:
         metrics |= {"total_flos": self.state.total_flos, "train_loss": loss}
         self.log(metrics)
         best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None:
-            load_checkpoint(Path(best), model=self.model, rng=False)
-        if self.args.save_total_limit == 1 and best is not None:
-            rotate(self.args.output_dir, 1, keep=[best])
+        if best is not None and not stopped:
+            if self.args.load_best_model_at_end:
+                load_checkpoint(Path(best), model=self.model, rng=False)
+            if self.args.save_total_limit == 1:
+                for other in checkpoints_in(self.args.output_dir):
+                    if other != Path(best):
+                        shutil.rmtree(other)
         self.tell("on_train_end")
         return TrainOutput(self.state.global_step, loss, metrics)
 
@@ -655,7 +664,7 @@ class Trainer:
         self.place.epoch, done = divmod(self.state.global_step, steps)
         if not self.args.ignore_data_skip:  # of the reference, whose checkpoints do not say more
             self.place.given = done * self.args.gradient_accumulation_steps
-        return present if self.place.given else None
+        return present
 
     def restored_losses(self, step: int) -> Losses:
         kept = self.state.stateful_callbacks.get("Losses", {}).get("attributes")
@@ -766,8 +775,7 @@ class Trainer:
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Show metrics, a line each."""
-        shown = {f"{split} {name}": f"{x:.4f}" if isinstance(x, float) else str(x) for name, x in metrics.items()}
-        PrinterCallback().on_log(self.args, self.state, self.control, logs=shown)
+        show_table(f"{split} metrics", metrics)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """Write `{split}_results.json`, and with `combined` add them to `all_results.json`."""
@@ -783,13 +791,8 @@ class Trainer:
         ids = inputs.get(getattr(self.bare, "main_input_name", "input_ids"))
         return 6.0 * ids.numel() * self.dense_parameters if isinstance(ids, Tensor) else 0.0
 
-    @property
-    def dense_parameters(self) -> int:
-        tables = {id(module.weight) for module in self.bare.modules() if isinstance(module, nn.Embedding)}
-        return sum(p.numel() for p in self.bare.parameters() if id(p) not in tables)
-
     def tokens_in(self, inputs: Any) -> int:
-        ids, kind = inputs.get(getattr(self.bare, "main_input_name", "input_ids")), self.args
+        ids = inputs.get(getattr(self.bare, "main_input_name", "input_ids"))
         kind = self.args.include_num_input_tokens_seen
         if kind == "no" or not isinstance(ids, Tensor):
             return 0
