@@ -7,7 +7,6 @@ the loss of an evaluation is the mean over examples. A run goes on from any chec
 """
 
 import inspect
-import json
 import logging
 import math
 import os
@@ -16,8 +15,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from minihf.checkpoints.files import read_json, save_weights, write_json
 from minihf.data.collators import DataCollatorWithPadding, default_data_collator
 from minihf.models.base import Model
 from minihf.nn.output import Output
-from minihf.training.adamw import AdamW
 from minihf.training.arguments import TrainingArguments
 from minihf.training.callbacks import (
     STATE_NAME,
@@ -48,34 +46,20 @@ from minihf.training.greedy import GreedyLR
 from minihf.training.groups import parameter_groups
 from minihf.training.loop import Step, count_labels, train_steps
 from minihf.training.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, nested, smoothed_loss, speed_metrics
+from minihf.training.noise import noisy_embeddings
+from minihf.training.optimizers import optimizer_class
 from minihf.training.order import Place, keep_columns, length, make_loader, set_epoch, train_sampler
 from minihf.training.progress import PrinterCallback, ProgressCallback, show_table
 from minihf.training.reporting import callbacks_for
 from minihf.training.schedules import get_scheduler
 from minihf.training.seeds import enable_full_determinism, random_state, set_random_state, set_seed
 from minihf.training.signals import stop_on
+from minihf.training.sums import Losses, tokens_in
 
 logger = logging.getLogger(__name__)
 
 COUNT = "num_items_in_batch"
 FOLLOW_METRICS = (torch.optim.lr_scheduler.ReduceLROnPlateau, GreedyLR)
-
-
-@dataclass
-class Losses:
-    """Sums of losses, each of a step: a sum is read from the GPU only when it is logged."""
-
-    unlogged: Tensor
-    logged_at: int  # the step
-    since: int  # the step from which on all are in `total`, or not logged yet
-    total: float = 0.0
-
-    def take(self, step: int) -> float:
-        """The mean since the last log."""
-        loss, steps = self.unlogged.item(), step - self.logged_at
-        self.unlogged.zero_()
-        self.total, self.logged_at = self.total + loss, step
-        return loss / steps
 
 
 class Trainer:
@@ -176,6 +160,7 @@ class Trainer:
         # The loss of such a head is a sum over labels, divided by what it is told: right over several batches.
         self.counts_labels = COUNT in self.parameters
         self.shifts_labels = getattr(self.bare, "can_generate", False) and not self.writes_apart
+        self.main_input = getattr(self.bare, "main_input_name", "input_ids")
         self.label_names = find_labels(self.bare) if self.args.label_names is None else self.args.label_names
         tables = {id(module.weight) for module in self.bare.modules() if isinstance(module, nn.Embedding)}
         self.dense_parameters = sum(p.numel() for p in self.bare.parameters() if id(p) not in tables)
@@ -236,7 +221,7 @@ class Trainer:
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return train_sampler(dataset, self.args, getattr(self.bare, "main_input_name", "input_ids"))
+        return train_sampler(dataset, self.args, self.main_input)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """How many examples there are; those of a loader without a length are not known, and count as none."""
@@ -269,20 +254,7 @@ class Trainer:
             self.made_scheduler = True
         return self.lr_scheduler
 
-    @staticmethod
-    def get_optimizer_cls_and_kwargs(args: TrainingArguments) -> tuple[type[Optimizer], dict[str, Any]]:
-        adam = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-        cls, settings = {
-            "adamw_torch": (AdamW, adam),
-            "adamw_hf": (AdamW, adam),
-            "adamw_torch_fused": (AdamW, {**adam, "fused": True}),
-            "sgd": (torch.optim.SGD, {}),
-            "adagrad": (torch.optim.Adagrad, {}),
-            "rmsprop": (torch.optim.RMSprop, {}),
-        }[args.optim]
-        further = dict(each.split("=") for each in (args.optim_args or "").replace(" ", "").split(",") if each)
-        further = {name: json.loads(value.lower()) for name, value in further.items()}
-        return cls, {"lr": args.learning_rate, **settings, **further}
+    get_optimizer_cls_and_kwargs = staticmethod(optimizer_class)
 
     # Training
 
@@ -315,7 +287,7 @@ class Trainer:
             self.bare.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
         self.is_in_train = True
         try:
-            with stop_on(signal.SIGTERM) as stop, self.noisy_embeddings():
+            with stop_on(signal.SIGTERM) as stop, noisy_embeddings(self.bare, args.neftune_noise_alpha):
                 output = self.run(folder, ignore_keys_for_eval, stop)
         finally:
             self.is_in_train = False
@@ -363,7 +335,7 @@ class Trainer:
         self.losses = self.restored_losses(first_step)
         self.model.zero_grad()
         self.tell("on_train_begin")
-        if args.eval_on_start:
+        if args.eval_on_start and folder is None:
             self.evaluate(ignore_keys=ignore_keys)
         if present is not None and (self.place.given == 0 or first_step >= max_steps):
             set_random_state(present)
@@ -512,31 +484,16 @@ class Trainer:
             )
         return nested(lambda x: x.to(self.args.device) if isinstance(x, Tensor) else x, dict(inputs))
 
-    @contextmanager
-    def noisy_embeddings(self) -> Iterator[None]:
-        """NEFTune: in training the embeddings get uniform noise, of magnitude alpha / sqrt(T C)."""
-        alpha = self.args.neftune_noise_alpha
-        if alpha is None:
-            yield
-            return
-
-        def add_noise(module: nn.Module, args: Any, x: Tensor) -> Tensor:
-            size = alpha / math.sqrt(x.shape[1] * x.shape[2])
-            return x + torch.zeros_like(x).uniform_(-size, size) if module.training else x
-
-        handle = self.bare.get_input_embeddings().register_forward_hook(add_noise)
-        try:
-            yield
-        finally:
-            handle.remove()
-
     # After each step
 
     def after_step(self, step: Step, batches: int, ignore_keys: list[str] | None) -> None:
+        args = self.args
         self.losses.unlogged += step.loss
         for batch in step.batches:
             self.state.total_flos += self.floating_point_ops(batch)
-            self.state.num_input_tokens_seen += self.tokens_in(batch)
+            self.state.num_input_tokens_seen += tokens_in(
+                batch.get(self.main_input), batch, args.include_num_input_tokens_seen, self.processing_class
+            )
         self.state.global_step += 1
         self.state.epoch = self.place.epoch + self.place.given / batches
         self.tell("on_step_end")
@@ -788,18 +745,8 @@ class Trainer:
 
     def floating_point_ops(self, inputs: Any) -> float:
         """Operations of a batch's forward and backward: 6 for each token and each parameter that is no embedding."""
-        ids = inputs.get(getattr(self.bare, "main_input_name", "input_ids"))
+        ids = inputs.get(self.main_input)
         return 6.0 * ids.numel() * self.dense_parameters if isinstance(ids, Tensor) else 0.0
-
-    def tokens_in(self, inputs: Any) -> int:
-        ids = inputs.get(getattr(self.bare, "main_input_name", "input_ids"))
-        kind = self.args.include_num_input_tokens_seen
-        if kind == "no" or not isinstance(ids, Tensor):
-            return 0
-        pad = getattr(self.processing_class, "pad_token_id", None)
-        if kind == "non_padding" and "attention_mask" in inputs:
-            return int(inputs["attention_mask"].sum())
-        return int((ids != pad).sum()) if kind == "non_padding" and pad is not None else ids.numel()
 
     # Callbacks
 
