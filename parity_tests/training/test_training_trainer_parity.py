@@ -204,3 +204,9 @@ def test_seq2seq_with_generation(tmp_path):
     for mine, other in zip(seen[minihf], seen[transformers], strict=True):
         np.testing.assert_array_equal(mine[0], other[0])
         np.testing.assert_array_equal(mine[1], other[1])
+    for lib in (minihf, transformers):
+        trainers[lib].args.generation_max_length = trainers[lib].args.generation_num_beams = None
+    trainers[transformers].predict(examples(4, 3))  # the first batch after which its limit is what it says
+    written = [trainers[lib].predict(examples(8, 2)) for lib in (minihf, transformers)]
+    np.testing.assert_array_equal(written[0].predictions, written[1].predictions)
+    assert written[0].predictions.shape == (8, 20)
