@@ -5,6 +5,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from torch.utils.data import DataLoader
 from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from minihf.training.adamw import AdamW
 from minihf.training.checkpoints import checkpoints_in, last_checkpoint, load_checkpoint, rotate, save_checkpoint
-from minihf.training.data_order import EpochBatches, shuffled
 from minihf.training.groups import parameter_groups
 from minihf.training.schedules import get_scheduler
 
@@ -41,11 +41,11 @@ def run(output: Path, resume: Path | None = None, *, steps: int = STEPS, keep: i
     state = {"step": 0, "epoch": 0, "batches": 0, "losses": []}
     if resume is not None:
         state = load_checkpoint(resume, model=model, optimizer=optimizer, scheduler=scheduler)
-    data, batches = tokens(), EpochBatches(shuffled(EXAMPLES, seed=42), BATCH)
-    loader = DataLoader(data, batch_sampler=batches, generator=torch.Generator())
     while state["step"] < steps:
-        batches.begin(state["epoch"], state["batches"])
-        for ids in loader:
+        draw = torch.Generator().manual_seed(42 + state["epoch"])  # the order of an epoch is a function of its number
+        batches = torch.randperm(EXAMPLES, generator=draw).split(BATCH)
+        rest = [indices.tolist() for indices in batches[state["batches"] :]]
+        for ids in DataLoader(tokens(), batch_sampler=rest, generator=draw):
             # every source of random numbers has a part in the loss, and dropout in the model
             ids = (ids + random.randrange(3) + int(np.random.randint(3))) % SIZES["vocab_size"]
             loss = model(input_ids=ids, labels=ids).loss
@@ -76,6 +76,8 @@ def run_for_ever(output: Path) -> None:
 if __name__ == "__main__":
     # Started once and forked for each run, since importing torch takes longer than a run.
     torch.set_num_threads(1)
+    with TemporaryDirectory() as elsewhere:
+        run(Path(elsewhere), steps=1)  # which imports what the first step of an optimizer does
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:
