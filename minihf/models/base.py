@@ -1,7 +1,7 @@
 """What every model is: a config, parameters under the checkpoint's own names, and the ways in and out of files."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -264,9 +264,11 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers there are to learn; tied parameters count once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers there are to learn; tied parameters count once. Embeddings add nothing to a step's work."""
+        tables = {m.weight for m in self.modules() if exclude_embeddings and isinstance(m, nn.Embedding)}
+        learned = [p for p in self.parameters() if p not in tables and (p.requires_grad or not only_trainable)]
+        return sum(p.numel() for p in learned)
 
     def require_values(self, purpose: str) -> None:
         if any(p.is_meta for p in self.parameters()):
@@ -298,12 +300,22 @@ class Model(nn.Module):
         return load_pretrained(cls, name_or_path, **options)
 
     def save_pretrained(
-        self, folder: str | Path, *, max_shard_size: int | str = "50GB", safe_serialization: bool = True
+        self,
+        folder: str | Path,
+        *,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        save_function: Any = None,
+        max_shard_size: int | str = "50GB",
+        safe_serialization: bool = True,
     ) -> None:
         """Write `config.json` and `model.safetensors`, which minihf and transformers both load.
 
         Args:
             folder: made where there is none. Weights of an earlier save are replaced, and are whole until then.
+            is_main_process: False, in all processes but one, writes nothing.
+            state_dict: whole tensors to write, gathered from a model that is sharded.
+            save_function: accepted, as scripts for accelerate give one; there is no other way to write.
             max_shard_size: of one file, in bytes or as "500MB"; larger models are written in several files and an
             index.
             safe_serialization: there is no other way; False is an error.
@@ -312,6 +324,8 @@ class Model(nn.Module):
             raise ValueError(
                 "minihf writes safetensors only: a pickle can run code when it is loaded. Leave safe_serialization out."
             )
+        if not is_main_process:
+            return
         self.require_values("save")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -320,16 +334,16 @@ class Model(nn.Module):
         if self.can_generate:  # old configs hold settings of generation, whose place is a file of their own
             for name in GenerationConfig.strangers_in(config):
                 delattr(config, name)
-        save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
+        save_weights(folder, self.tensors_to_save(state_dict), max_shard_size=max_shard_size)
         config.save_pretrained(folder)
         if self.can_generate:
             self.generation_config.save_pretrained(folder)
 
-    def tensors_to_save(self) -> dict[str, Tensor]:
-        """The state dict, in which a tied parameter stands once, under its source's name."""
-        state = self.state_dict()
+    def tensors_to_save(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The state dict, or this one, in which a tied parameter stands once, under its source's name."""
+        state = dict(self.state_dict() if state_dict is None else state_dict)
         for target, source in self.ties().items():
-            if state[target].data_ptr() == state[source].data_ptr():
+            if {target, source} <= state.keys() and state[target].data_ptr() == state[source].data_ptr():
                 del state[target]
         return state
 
