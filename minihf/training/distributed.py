@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, IterableDataset, Sampler
 
 from minihf.models.recording import modules_at
+from minihf.nn.output import Output
 
 T = TypeVar("T")
 
@@ -264,7 +265,12 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
 
     Args:
         options: `torch.distributed.fsdp.fully_shard`'s: `mp_policy`, `offload_policy`, `reshard_after_forward`, …
+
+    Raises:
+        ValueError: the model has adapters: what learns is small, so give each process a copy (`replicate`).
     """
+    if hasattr(model, "peft_config"):
+        raise ValueError("adapters are not sharded: there is little that learns. Use DDP (fsdp left out)")
     from torch.distributed.fsdp import fully_shard
 
     base = getattr(model, "base_model", model)
@@ -274,10 +280,32 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
         options["mesh"] = dist.device_mesh.init_device_mesh(device, (world_size(),))
     name = type(model).__name__
     for layer in [layer for path in paths for layer in modules_at(base, path)]:
+        for table in [part for part in layer.modules() if isinstance(part, nn.Embedding)]:
+            fully_shard(table, **options)  # of positions, in T5's first layer, and the others read it
         fully_shard(layer, **options)
+    model.register_forward_hook(hide)
     fully_shard(model, **options)
+    model.register_forward_hook(show)
     type(model).__name__ = name  # FSDP makes a class of its own; the config says what was trained
     return model
+
+
+class Sealed:
+    """An output that nobody looks into."""
+
+    def __init__(self, output: Output):
+        self.output = output
+
+
+def hide(model: nn.Module, args: Any, output: Any) -> Any:
+    """FSDP looks for tensors in what a model returns, and would read logits that are only made when they are read."""
+    if not isinstance(output, Output):
+        return output
+    return {name: x for name, x in vars(output).items() if isinstance(x, Tensor)} | {"sealed": Sealed(output)}
+
+
+def show(model: nn.Module, args: Any, output: Any) -> Any:
+    return output["sealed"].output if isinstance(output, dict) and "sealed" in output else output
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,7 +1,9 @@
 """Two processes on the CPU get the single process's result, in DDP and in FSDP2; and minihf's models in the loops of
 others: accelerate's and the reference's Trainer."""
 
+import copy
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,14 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from minihf import BertConfig, BertForSequenceClassification, GPT2LMHeadModel
+from minihf import BertConfig, BertForSequenceClassification, GPT2LMHeadModel, LoraConfig, get_peft_model
+from minihf.inspection.pairs import make_pair
 from minihf.training import distributed as d
-from minihf.training.checkpoints import load_checkpoint
+from minihf.training.adamw import AdamW
+from minihf.training.checkpoints import load_checkpoint, save_checkpoint
 from minihf.training.groups import parameter_groups
 from parity_tests.training import distributed_run
-from parity_tests.training.distributed_run import STEPS, accelerated, train
+from parity_tests.training.distributed_run import STEPS, accelerated, fresh, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = {"rtol": 1e-9, "atol": 1e-12}
@@ -135,6 +139,67 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"no GPU: there are 2. Give --nproc-per-node=2"):
         d.join()
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """A group of one process, which shards as any other does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    assert d.join(cpu=True) == torch.device("cpu")
+    yield
+    d.leave()
+    assert not d.together()
+
+
+# Where sharding may go wrong: tied weights and biases, two stacks, a table in the first layer that the others read,
+# experts whose file has other tensors.
+@pytest.mark.parametrize("model_type", ["bert", "t5", "bart", "mixtral"])
+def test_sharded_models_compute_and_are_saved_as_others(group, tmp_path, model_type):
+    head = {"bert": "BertForMaskedLM", "mixtral": "MixtralForCausalLM"}.get(model_type)
+    head = head or f"{model_type.capitalize()}ForConditionalGeneration"
+    plain = make_pair(model_type, head).ours.double().train()
+    sharded = d.shard(copy.deepcopy(plain))
+    ids = torch.arange(3, 17).reshape(2, 7)
+    losses = []
+    for model in (plain, sharded):
+        torch.manual_seed(1)  # of dropout
+        output = model(input_ids=ids, labels=ids)
+        output.loss.backward()
+        losses.append(output.loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    for (name, a), (_, b) in zip(plain.named_parameters(), sharded.named_parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            torch.testing.assert_close(d.whole(b.grad), a.grad, rtol=1e-9, atol=1e-12, msg=name)
+
+    optimizer = AdamW(sharded.parameters())
+    moments = d.full_state(optimizer.state_dict())
+    place = tmp_path / "checkpoint-1"
+    save_checkpoint(place, model=sharded, weights=d.full_weights(sharded), optimizer=moments, state={})
+    again = type(plain).from_pretrained(place)
+    with torch.no_grad():
+        for parameter in sharded.parameters():
+            parameter.zero_()
+    load_checkpoint(place, model=sharded, optimizer=optimizer)
+    whole = d.full_weights(sharded)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+        assert torch.equal(whole[name], tensor), name
+
+
+def test_logits_of_a_sharded_model_are_made_when_they_are_read(group):
+    output = d.shard(fresh())(input_ids=torch.ones(2, 5, dtype=torch.long), labels=torch.ones(2, 5).long())
+    assert callable(vars(output)["logits"])
+    assert output.logits.shape == (2, 5, 23)
+
+
+def test_adapters_are_not_sharded():
+    with pytest.raises(ValueError, match="adapters are not sharded"):
+        d.shard(get_peft_model(fresh(), LoraConfig(target_modules=["c_attn"])))
 
 
 # In the loops of others
