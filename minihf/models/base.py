@@ -18,7 +18,7 @@ from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
 from minihf.models.outputs import Output
-from minihf.models.recording import recording
+from minihf.models.recording import modules_at, recording
 from minihf.models.vocabulary import check_rows, resize
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
@@ -200,6 +200,11 @@ class Model(nn.Module):
     def base_model(self) -> "Model":
         """The model without its head: itself, if it has none."""
         return getattr(self, self.base_model_prefix, self)
+
+    def recorded_layers(self) -> list[nn.Module]:
+        """The layers whose hidden states are recorded, in order; of an encoder-decoder those of both sides."""
+        paths = [path for kind, path in self.base_model.recorded.items() if kind.endswith("hidden_states")]
+        return [layer for path in paths for layer in modules_at(self.base_model, path)]
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.get_submodule(self.input_embeddings)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, IterableDataset, Sampler
 
-from minihf.models.recording import modules_at
+from minihf.models.base import Model
 from minihf.nn.output import Output
 
 T = TypeVar("T")
@@ -261,7 +261,7 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
     """Cut each parameter into parts, one for each process, in place: FSDP2. Make the optimizer afterwards.
 
     A layer's parameters are put together when it is their turn, and let go. The layers are the modules whose hidden
-    states the model records; the embeddings, the last norm and the head are one more part.
+    states the model records; the embeddings, the last norm and the head are one more part, as is any other module.
 
     Args:
         options: `torch.distributed.fsdp.fully_shard`'s: `mp_policy`, `offload_policy`, `reshard_after_forward`, …
@@ -273,13 +273,11 @@ def shard(model: nn.Module, **options: Any) -> nn.Module:
         raise ValueError("adapters are not sharded: there is little that learns. Use DDP (fsdp left out)")
     from torch.distributed.fsdp import fully_shard
 
-    base = getattr(model, "base_model", model)
-    paths = [path for kind, path in getattr(base, "recorded", {}).items() if kind.endswith("hidden_states")]
     if "mesh" not in options:
         device = next(model.parameters()).device.type
         options["mesh"] = dist.device_mesh.init_device_mesh(device, (world_size(),))
     name = type(model).__name__
-    for layer in [layer for path in paths for layer in modules_at(base, path)]:
+    for layer in model.recorded_layers() if isinstance(model, Model) else []:
         for table in [part for part in layer.modules() if isinstance(part, nn.Embedding)]:
             fully_shard(table, **options)  # of positions, in T5's first layer, and the others read it
         fully_shard(layer, **options)
