@@ -189,7 +189,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 RUNTIME = {"torch", "numpy", "safetensors", "tokenizers", "sentencepiece", "huggingface_hub", "jinja2", "tqdm"}
 REFERENCE = {"transformers", "peft", "accelerate"}
-EXTRAS = {"matplotlib", "rich"}
+EXTRAS = {"matplotlib", "rich", "datasets"}
 NO_ARCHITECTURE = ("minihf.models.base.", "minihf.models.outputs.")  # all that training may take from models
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
 from minihf.models.recompute import is_recomputing, keep_activations, recompute_layers
-from minihf.models.recording import recording
+from minihf.models.recording import modules_at, recording
 from minihf.models.vocabulary import check_rows, resize
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
@@ -206,6 +206,11 @@ class Model(nn.Module):
         """The model without its head: itself, if it has none."""
         return getattr(self, self.base_model_prefix, self)
 
+    def recorded_layers(self) -> list[nn.Module]:
+        """The layers whose hidden states are recorded, in order; of an encoder-decoder those of both sides."""
+        paths = [path for kind, path in self.base_model.recorded.items() if kind.endswith("hidden_states")]
+        return [layer for path in paths for layer in modules_at(self.base_model, path)]
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.get_submodule(self.input_embeddings)
 
@@ -269,9 +274,11 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers there are to learn; tied parameters count once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers there are to learn; tied parameters count once. Embeddings add nothing to a step's work."""
+        tables = {m.weight for m in self.modules() if exclude_embeddings and isinstance(m, nn.Embedding)}
+        learned = [p for p in self.parameters() if p not in tables and (p.requires_grad or not only_trainable)]
+        return sum(p.numel() for p in learned)
 
     def require_values(self, purpose: str) -> None:
         if any(p.is_meta for p in self.parameters()):
@@ -320,12 +327,22 @@ class Model(nn.Module):
         return load_pretrained(cls, name_or_path, **options)
 
     def save_pretrained(
-        self, folder: str | Path, *, max_shard_size: int | str = "50GB", safe_serialization: bool = True
+        self,
+        folder: str | Path,
+        *,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        save_function: Any = None,
+        max_shard_size: int | str = "50GB",
+        safe_serialization: bool = True,
     ) -> None:
         """Write `config.json` and `model.safetensors`, which minihf and transformers both load.
 
         Args:
             folder: made where there is none. Weights of an earlier save are replaced, and are whole until then.
+            is_main_process: False, in all processes but one, writes nothing.
+            state_dict: whole tensors to write, gathered from a model that is sharded.
+            save_function: accepted, as scripts for accelerate give one; there is no other way to write.
             max_shard_size: of one file, in bytes or as "500MB"; larger models are written in several files and an
             index.
             safe_serialization: there is no other way; False is an error.
@@ -334,6 +351,8 @@ class Model(nn.Module):
             raise ValueError(
                 "minihf writes safetensors only: a pickle can run code when it is loaded. Leave safe_serialization out."
             )
+        if not is_main_process:
+            return
         self.require_values("save")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -342,16 +361,16 @@ class Model(nn.Module):
         if self.can_generate:  # old configs hold settings of generation, whose place is a file of their own
             for name in GenerationConfig.strangers_in(config):
                 delattr(config, name)
-        save_weights(folder, self.tensors_to_save(), max_shard_size=max_shard_size)
+        save_weights(folder, self.tensors_to_save(state_dict), max_shard_size=max_shard_size)
         config.save_pretrained(folder)
         if self.can_generate:
             self.generation_config.save_pretrained(folder)
 
-    def tensors_to_save(self) -> dict[str, Tensor]:
-        """The state dict, in which a tied parameter stands once, under its source's name."""
-        state = self.state_dict()
+    def tensors_to_save(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The state dict, or this one, in which a tied parameter stands once, under its source's name."""
+        state = dict(self.state_dict() if state_dict is None else state_dict)
         for target, source in self.ties().items():
-            if state[target].data_ptr() == state[source].data_ptr():
+            if {target, source} <= state.keys() and state[target].data_ptr() == state[source].data_ptr():
                 del state[target]
         return state
 

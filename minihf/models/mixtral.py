@@ -13,6 +13,7 @@ In the model an MLP's experts are two tensors; in published files they are three
 (`minihf.checkpoints.experts`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -231,8 +232,8 @@ class MixtralPreTrainedModel(Model):
             for matrices in (module.gate_up_proj, module.down_proj):
                 nn.init.normal_(matrices, std=self.config.initializer_range)
 
-    def tensors_to_save(self) -> dict[str, Tensor]:
-        return in_published_names(super().tensors_to_save())
+    def tensors_to_save(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        return in_published_names(super().tensors_to_save(state_dict))
 
 
 class MixtralModel(MixtralPreTrainedModel):

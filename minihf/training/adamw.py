@@ -85,7 +85,10 @@ class AdamW(Optimizer):
             settings = {name: group[name] for name in ("eps", "weight_decay", "maximize")}
             settings |= {"lr": float(group["lr"]), "beta1": beta1, "beta2": beta2}
             moments = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
-            tensors = [(p, p.grad, *(state[name] for name in moments)) for p, state in zip(params, states, strict=True)]
+            tensors = [
+                tuple(map(own_part, (p, p.grad, *(state[name] for name in moments))))
+                for p, state in zip(params, states, strict=True)
+            ]
             if params and group["fused"] and group["correct_bias"] and all(map(has_kernel, tensors)):
                 lists = [*map(list, zip(*tensors, strict=True)), *([[]] if len(moments) == 2 else [])]
                 steps = [state["step"] for state in states]
@@ -151,6 +154,11 @@ def update(
     if largest_v is not None:
         v = torch.maximum(largest_v, v, out=largest_v)
     p.addcdiv_(m, v.sqrt().div_(c2**0.5).add_(eps), value=-lr / c1)  # p -= lr (m / c1) / (sqrt(v / c2) + eps)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Of a tensor that is sharded over processes, this one's part, in place: a step needs no other."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def blocks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
