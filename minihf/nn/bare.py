@@ -48,7 +48,7 @@ def bare(
     if isinstance(module, nn.Dropout):
         return nothing_dropped
     if hasattr(type(module), "stands_for"):  # an adapter's copy of a module
-        return bare(module.stands_for(), classes)
+        return bare(module.stands_for(), swap, classes)
     if type(module) not in classes:
         classes[type(module)] = bare_class(type(module))
     twin = classes[type(module)]()
