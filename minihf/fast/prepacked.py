@@ -34,10 +34,11 @@ class PackedLinear:
 
 
 def packs(model: nn.Module, rows: int, steps: int) -> bool:
-    """Whether it pays: float32 on an x86 CPU, and enough to do."""
+    """Whether it pays: float32 on an x86 CPU, and enough to do. Autocast knows nothing of the packed product."""
     first = next(model.parameters())
     here = first.device.type == "cpu" and first.dtype == torch.float32 and torch.backends.mkl.is_available()
-    return here and rows in ROWS and steps >= STEPS and hasattr(torch.ops.mkl, "_mkl_linear")
+    here = here and hasattr(torch.ops.mkl, "_mkl_linear") and not torch.is_autocast_enabled("cpu")
+    return here and rows in ROWS and steps >= STEPS
 
 
 def packed_linear(module: Any, rows: int) -> PackedLinear | None:

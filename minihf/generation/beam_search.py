@@ -40,7 +40,8 @@ class Ended:
 
     @property
     def full(self) -> bool:
-        return len(self.best) == self.most
+        """Of texts that were really found: where tokens are fewer than beams, some go on from a beam that never was."""
+        return len(self.best) == self.most and self.best[-1].score > NEVER
 
     def add(self, new: list[Hypothesis]) -> None:
         self.best = sorted(self.best + new, key=lambda h: -h.score)[: self.most]

@@ -34,11 +34,13 @@ def no_end_before(length: int, ends: list[int], device: torch.device | str) -> P
 
 def forced(length: int, tokens: list[int], device: torch.device | str) -> Processor:
     """After so many tokens, one of these and no other, all as likely."""
-    tokens = torch.tensor(tokens, device=device)
+    largest, tokens = max(tokens), torch.tensor(tokens, device=device)
 
     def process(ids: Tensor, logits: Tensor) -> Tensor:
         if ids.shape[1] != length:
             return logits
+        if largest >= logits.shape[-1]:
+            raise ValueError(f"the token {largest} is to be forced: there are {logits.shape[-1]} tokens")
         return torch.full_like(logits, -torch.inf).index_fill_(1, tokens, 0.0)
 
     return process

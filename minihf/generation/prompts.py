@@ -70,11 +70,7 @@ def prompts_of_decoder(
         raise ValueError(
             f"token_type_ids has shape {tuple(token_type_ids.shape)}, expected that of input_ids, {tuple(ids.shape)}"
         )
-    if cache is not None and cache.length >= ids.size(1):
-        raise ValueError(
-            f"past_key_values holds {cache.length} tokens, and input_ids has {ids.size(1)}: pass all ids, those in the "
-            "cache and at least one new one"
-        )
+    check_cache(cache, ids, "input_ids")
     return Prompts(ids, mask, token_type_ids, cache=cache)
 
 
@@ -96,7 +92,7 @@ def prompts_of_both(
     if "input_ids" in given and "inputs_embeds" in given:
         raise ValueError("generate got input_ids and inputs_embeds: pass the encoder's text once")
     if encoder_outputs is not None:
-        state = encoder_outputs[0]
+        state = encoder_outputs[0] if len(encoder_outputs) else None
         if not isinstance(state, Tensor) or state.dim() != 3:
             raise TypeError("encoder_outputs begin with a state (texts, tokens, channels): model.get_encoder()(...)")
         shape = state.shape[:2]
@@ -114,6 +110,7 @@ def prompts_of_both(
             attention_mask = (source != config.pad_token_id).long()
     mask = checked_mask(attention_mask, shape, "the encoder's text", warn=False)
     ids = decoder_start(config, shape[0], decoder_input_ids, model)
+    check_cache(cache, ids, "decoder_input_ids")
     own = decoder_attention_mask
     if own is not None and own.size(1) == ids.size(1) - 1:  # for the start token that was put in front
         own = torch.cat([own.new_ones(len(own), 1), own], dim=1)
@@ -155,6 +152,18 @@ def checked_ids(ids: Any, model: nn.Module, name: str = "ids") -> Tensor:
     return ids.to(model.device)
 
 
+def check_cache(cache: Any, ids: Tensor, of: str) -> None:
+    if cache is None:
+        return
+    if not isinstance(cache, Cache):
+        raise TypeError(f"past_key_values takes a minihf.nn.cache.Cache, not a {type(cache).__name__}")
+    if cache.length >= ids.size(1):
+        raise ValueError(
+            f"past_key_values holds {cache.length} tokens, and {of} has {ids.size(1)}: pass all ids, those in the "
+            "cache and at least one new one"
+        )
+
+
 def checked_embeds(embeds: Tensor, model: nn.Module) -> Tensor:
     if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.numel() == 0:
         got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
@@ -166,6 +175,8 @@ def checked_mask(mask: Tensor | None, shape: Any, of: str, warn: bool = True) ->
     """The mask of the prompts, or None where nothing is padded: the model is faster without one."""
     if mask is None:
         return None
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"the mask of {of} is a {type(mask).__name__}, expected a tensor {tuple(shape)}")
     if mask.shape != torch.Size(shape):
         raise ValueError(f"the mask of {of} has shape {tuple(mask.shape)}, expected that of {of}, {tuple(shape)}")
     if mask.all():

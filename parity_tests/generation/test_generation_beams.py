@@ -175,3 +175,15 @@ def test_a_search_of_no_tokens_gives_the_prompts(writers):
     model = writers("gpt2", "GPT2LMHeadModel")[0]
     ids = prompts(model, False)["input_ids"]
     assert torch.equal(model.generate(ids, num_beams=2, max_new_tokens=0), ids)
+
+
+def test_more_beams_than_tokens(writers):
+    """Where a text may begin in two ways only, four beams are two that are real: the others end no search."""
+    ours, theirs = writers("bart", "BartForConditionalGeneration")
+    inputs = prompts(ours, False) | {"eos_token_id": 7, "forced_eos_token_id": None, "early_stopping": True}
+    inputs["prefix_allowed_tokens_fn"] = lambda text, ids: [7, 20]
+    for beams in (4, 6):
+        way = {**inputs, "num_beams": beams, "num_return_sequences": 3, "output_scores": True, "output_logits": True}
+        a = write(ours, **way)
+        assert_same(a, write(theirs, **way))
+        assert a.sequences_scores.min() > -1e4

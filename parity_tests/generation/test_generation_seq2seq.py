@@ -108,6 +108,7 @@ def test_what_the_encoder_saw_comes_back(pairs):
 
 def test_what_is_refused(pairs):
     model = pairs["bart"][0]
+    read = model.generate(IDS, **ASKED, return_dict_in_generate=True).past_key_values
     for given, said in (
         ({}, "nothing for the encoder to read"),
         ({"inputs": IDS, "inputs_embeds": torch.zeros(2, 5, 3)}, "input_ids and inputs_embeds"),
@@ -115,12 +116,28 @@ def test_what_is_refused(pairs):
         ({"inputs": IDS, "decoder_start_token_id": [3]}, "decoder_start_token_id has 1 entries for 2 texts"),
         ({"inputs": IDS, "decoder_input_ids": IDS[:1]}, "decoder_input_ids has 1 rows for 2 texts"),
         ({"inputs": IDS, "attention_mask": MASK[:, :3]}, "the mask of the encoder's text has shape"),
+        ({"inputs": IDS, "attention_mask": MASK.tolist()}, "the encoder's text is a list, expected a tensor"),
+        ({"inputs": IDS, "past_key_values": ((IDS, IDS),)}, "takes a minihf.nn.cache.Cache, not a tuple"),
+        ({"inputs": IDS, "past_key_values": read}, "holds 6 tokens, and decoder_input_ids has 1: pass all ids"),
+        ({"inputs": IDS, "forced_bos_token_id": 999}, "the token 999 is to be forced: there are 59 tokens"),
         ({"encoder_outputs": ("state",)}, "encoder_outputs begin with a state"),
+        ({"encoder_outputs": ()}, "encoder_outputs begin with a state"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
             model.generate(**{**ASKED, **given})
     with pytest.raises(ValueError, match="neither decoder_start_token_id nor bos_token_id"):
         model.generate(IDS, decoder_start_token_id=None, bos_token_id=None)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_under_autocast(beams):
+    """For so many rows and steps weights are packed otherwise, and the packed product takes float32 alone."""
+    model = make_pair("t5", KINDS["t5"]).ours.eval()
+    settings = {**ASKED, "eos_token_id": None, "max_new_tokens": 18, "num_beams": beams}
+    four = IDS.repeat(2, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        written = model.generate(four, **settings)
+        assert torch.equal(written, model.generate(four, **settings, use_cache=False))
 
 
 OLD = {"num_beams": 3, "no_repeat_ngram_size": 2, "length_penalty": 2.0, "early_stopping": True, "max_length": 9}
