@@ -1,0 +1,432 @@
+"""What a training run is told: `TrainingArguments`, and `Seq2SeqTrainingArguments` for models that write texts.
+
+Names, order and defaults are those of `transformers` 5.23. Names that former releases had are accepted with the
+meaning that they had (`evaluation_strategy`, `no_cuda`, `group_by_length`, …). A name that nobody ever knew is a
+TypeError that says the nearest one; a value that is not implemented here is an error and never ignored.
+"""
+
+import difflib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minihf.generation.config import GenerationConfig
+from minihf.training.schedules import SchedulerType
+
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd", "adagrad", "rmsprop")
+SAMPLING = ("random", "sequential", "group_by_length")
+REPORTERS = ("tensorboard", "wandb", "trackio")
+ON_METRICS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)  # schedules that follow an evaluation
+
+# Former names -> today's.
+RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "no_cuda": "use_cpu",
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
+# Former names that change nothing here -> the values that they may have; () is any.
+WITHOUT_MEANING = {
+    "overwrite_output_dir": (),
+    "save_safetensors": (True,),
+    "include_tokens_per_second": (False,),
+    "use_mps_device": (),
+    "half_precision_backend": ("auto", "cpu_amp", "cuda_amp"),
+    "fp16_backend": ("auto", "cpu_amp", "cuda_amp"),
+    "fp16_opt_level": (),
+    "adafactor": (False,),
+    "past_index": (-1,),
+    "jit_mode_eval": (False,),
+    "use_ipex": (False,),
+    "torchdynamo": (None,),
+    "ray_scope": (),
+    "tpu_num_cores": (None,),
+    "tpu_metrics_debug": (False,),
+    "mp_parameters": ("",),
+    "dispatch_batches": (None,),
+    "split_batches": (None, False),
+    "push_to_hub_model_id": (),
+    "push_to_hub_organization": (),
+    "push_to_hub_token": (),
+}
+# Fields that must keep their default, and what to do instead.
+UNIMPLEMENTED = {
+    "push_to_hub": "save_model(folder), then huggingface_hub.upload_folder(...)",
+    "optim_target_modules": "minihf.get_peft_model trains few parameters",
+    "use_liger_kernel": "language-model losses are computed in chunks as it is",
+    "liger_kernel_config": "language-model losses are computed in chunks as it is",
+    "auto_find_batch_size": "choose a smaller per_device_train_batch_size, and more gradient_accumulation_steps",
+    "accelerator_config": "minihf does not use accelerate",
+    "parallelism_config": "minihf trains on one device",
+    "fsdp": "minihf trains on one device",
+    "fsdp_config": "minihf trains on one device",
+    "deepspeed": "minihf trains on one device",
+    "debug": "torch.autograd.set_detect_anomaly(True) finds where a NaN comes from",
+    "skip_memory_metrics": "torch.cuda.max_memory_allocated() tells the peak",
+}
+
+
+class Choice(StrEnum):
+    """A text out of a few; plain strings do as well."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"{value!r} is no {cls.__name__}: choose one of {', '.join(cls)}")
+
+
+class IntervalStrategy(Choice):
+    """When something is done: never, every so many steps, or at the end of each epoch."""
+
+    NO = "no"
+    STEPS = "steps"
+    EPOCH = "epoch"
+
+
+class SaveStrategy(Choice):
+    """When a checkpoint is saved; "best": whenever the metric is better than ever."""
+
+    NO = "no"
+    STEPS = "steps"
+    EPOCH = "epoch"
+    BEST = "best"
+
+
+class FormerNames(type):
+    """Of the arguments' class: former names become today's before the dataclass sees them, in subclasses, too."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        known = [each.name for each in fields(cls)]
+        for name in [*given]:
+            if name in RENAMED:
+                new = RENAMED[name]
+                if given.get(new) is not None and given[new] != given[name]:
+                    raise TypeError(f"{name} is the former name of {new}: give one of them")
+                value = given.pop(name)
+                if value is not None:
+                    given[new] = value
+            elif name == "group_by_length":
+                if given.pop(name):
+                    given["train_sampling_strategy"] = name
+            elif name == "include_inputs_for_metrics":
+                if given.pop(name):
+                    given["include_for_metrics"] = [*given.get("include_for_metrics", []), "inputs"]
+            elif name in WITHOUT_MEANING:
+                value, allowed = given.pop(name), WITHOUT_MEANING[name]
+                if allowed and value not in allowed:
+                    raise ValueError(f"{name}={value!r} is not implemented: leave it out")
+            elif name not in known:
+                near = difflib.get_close_matches(name, [*known, *RENAMED, *WITHOUT_MEANING, "group_by_length"], n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"{cls.__name__} has no argument {name!r}{hint}")
+        return super().__call__(*args, **given)
+
+
+@dataclass
+class TrainingArguments(metaclass=FormerNames):
+    """The settings of a `Trainer`.
+
+    Steps are steps of the optimizer. Where a number of steps is below 1, it is a part of the whole run.
+
+    Raises:
+        TypeError: an argument does not exist.
+        ValueError: a value is not implemented, or two do not go together.
+    """
+
+    output_dir: str | None = None  # checkpoints and results go here; None: "trainer_output"
+    per_device_train_batch_size: int = 8
+    num_train_epochs: float = 3.0  # may end within an epoch
+    max_steps: int = -1  # if positive, instead of num_train_epochs
+    learning_rate: float = 5e-5
+    lr_scheduler_type: SchedulerType | str = "linear"
+    lr_scheduler_kwargs: dict[str, Any] | str | None = None  # further arguments of that schedule
+    warmup_steps: float = 0
+    optim: str = "adamw_torch_fused"  # one of OPTIMIZERS; adamw is minihf's own
+    optim_args: str | None = None  # further arguments of the optimizer, "momentum=0.9,nesterov=True"
+    weight_decay: float = 0.0  # not of biases and norms: see `decay_parameters`
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    optim_target_modules: None = None
+    gradient_accumulation_steps: int = 1  # batches for one step
+    average_tokens_across_devices: bool = True
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm; 0: they stay
+    label_smoothing_factor: float = 0.0
+    bf16: bool = False  # autocast
+    fp16: bool = False  # autocast, with a loss scale
+    bf16_full_eval: bool = False  # evaluate a model that is bfloat16 throughout
+    fp16_full_eval: bool = False
+    tf32: bool | None = None  # on CUDA; None: as torch is set
+    gradient_checkpointing: bool = False  # forget activations and compute them again in the backward
+    gradient_checkpointing_kwargs: dict[str, Any] | str | None = None  # of torch.utils.checkpoint
+    torch_compile: bool = False
+    torch_compile_backend: str | None = None  # None: inductor
+    torch_compile_mode: str | None = None
+    use_liger_kernel: bool = False
+    liger_kernel_config: dict[str, bool] | None = None
+    use_cache: bool = False  # let the model return its cache
+    neftune_noise_alpha: float | None = None  # noise on the embeddings in training (arXiv 2310.05914)
+    torch_empty_cache_steps: int | None = None
+    auto_find_batch_size: bool = False
+    logging_strategy: IntervalStrategy | str = "steps"
+    logging_steps: float = 500
+    logging_first_step: bool = False
+    log_on_each_node: bool = True
+    logging_nan_inf_filter: bool = True  # a loss that is no number counts as the mean of the others
+    include_num_input_tokens_seen: str | bool = "no"  # or "all", or "non_padding"
+    log_level: str = "passive"  # of the logger "minihf": "debug", "info", …; "passive" leaves it
+    log_level_replica: str = "warning"
+    disable_tqdm: bool | None = None  # no progress bar: logs are printed a line each
+    report_to: str | list[str] | None = "none"  # some of REPORTERS, or "all": of these, what is installed
+    run_name: str | None = None
+    project: str = "huggingface"
+    trackio_space_id: str | None = None
+    trackio_bucket_id: str | None = None
+    trackio_static_space_id: str | bool | None = None
+    eval_strategy: IntervalStrategy | str = "no"
+    eval_steps: float | None = None  # None: logging_steps
+    eval_delay: float = 0  # epochs or steps before the first evaluation
+    per_device_eval_batch_size: int = 8
+    prediction_loss_only: bool = False
+    eval_on_start: bool = False
+    eval_do_concat_batches: bool = True  # False: metrics see a list of batches
+    eval_use_gather_object: bool = False
+    eval_accumulation_steps: int | None = None  # batches before predictions move to the CPU; None: at the end
+    include_for_metrics: list[str] = field(default_factory=list)  # "inputs", "loss"
+    batch_eval_metrics: bool = False  # compute_metrics sees each batch, and is told the last: compute_result=True
+    save_only_model: bool = False  # a run cannot go on from such a checkpoint
+    save_strategy: SaveStrategy | str = "steps"
+    save_steps: float = 500
+    save_on_each_node: bool = False
+    save_total_limit: int | None = None  # checkpoints to keep: the last ones, and the best
+    enable_jit_checkpoint: bool = False  # SIGTERM saves a checkpoint in any case
+    push_to_hub: bool = False
+    hub_token: str | None = field(default=None, repr=False)
+    hub_private_repo: bool | None = None
+    hub_model_id: str | None = None
+    hub_strategy: str = "every_save"
+    hub_always_push: bool = False
+    hub_revision: str | None = None
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None  # None: the loss
+    greater_is_better: bool | None = None  # None: unless the metric's name ends in "loss"
+    ignore_data_skip: bool = False  # a run that goes on begins the epoch's data anew
+    restore_callback_states_from_checkpoint: bool = False  # also the settings that callbacks were made with
+    full_determinism: bool = False
+    seed: int = 42
+    data_seed: int | None = None  # of the order of the examples; None: `seed`
+    use_cpu: bool = False
+    accelerator_config: None = None
+    parallelism_config: None = None
+    dataloader_drop_last: bool = False
+    dataloader_num_workers: int = 0
+    dataloader_pin_memory: bool = True
+    dataloader_persistent_workers: bool = False
+    dataloader_prefetch_factor: int | None = None
+    dataloader_multiprocessing_context: str | None = None
+    dataloader_in_order: bool = True
+    remove_unused_columns: bool = True  # columns that the model's forward does not take
+    label_names: list[str] | None = None  # None: what the model's forward calls them
+    train_sampling_strategy: str = "random"  # one of SAMPLING
+    length_column_name: str = "length"
+    ddp_find_unused_parameters: bool | None = None
+    ddp_bucket_cap_mb: int | None = None
+    ddp_broadcast_buffers: bool | None = None
+    ddp_static_graph: bool | None = None
+    ddp_backend: str | None = None
+    ddp_timeout: int = 1800
+    fsdp: str | None = None
+    fsdp_config: dict[str, Any] | str | None = None
+    deepspeed: dict[str, Any] | str | None = None
+    debug: str | list[str] = ""
+    skip_memory_metrics: bool = True
+    do_train: bool = False  # these four are for scripts to read
+    do_eval: bool = False
+    do_predict: bool = False
+    resume_from_checkpoint: str | None = None
+    local_rank: int = -1
+    logging_dir: str | None = None  # of TensorBoard; None: $TENSORBOARD_LOGGING_DIR, or a new one in output_dir/runs
+    warmup_ratio: float | None = None  # former: of the whole run, where warmup_steps is 0
+
+    def __post_init__(self) -> None:
+        for each in fields(TrainingArguments):
+            value = getattr(self, each.name)
+            if each.name in UNIMPLEMENTED and value != each.default and value not in (None, [], {}):
+                raise ValueError(f"{each.name}={value!r} is not implemented: {UNIMPLEMENTED[each.name]}")
+        self.output_dir = os.path.expanduser(self.output_dir or "trainer_output")
+        self.lr_scheduler_type = SchedulerType(self.lr_scheduler_type)
+        self.logging_strategy = IntervalStrategy(self.logging_strategy)
+        self.eval_strategy = IntervalStrategy(self.eval_strategy)
+        self.save_strategy = SaveStrategy(self.save_strategy)
+        for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
+            if isinstance(getattr(self, name), str):  # from a command line
+                setattr(self, name, json.loads(getattr(self, name)))
+        if isinstance(self.include_num_input_tokens_seen, bool):
+            self.include_num_input_tokens_seen = "all" if self.include_num_input_tokens_seen else "no"
+        if self.torch_compile_mode is not None or self.torch_compile_backend is not None:
+            self.torch_compile = True
+        self.gradient_checkpointing = bool(self.gradient_checkpointing)
+        self.disable_tqdm = bool(self.disable_tqdm)
+        self.do_eval = self.do_eval or self.eval_strategy != "no"
+        if self.eval_strategy == "steps" and not self.eval_steps:
+            self.eval_steps = self.logging_steps
+        if self.metric_for_best_model is None and (self.load_best_model_at_end or self.lr_scheduler_type in ON_METRICS):
+            self.metric_for_best_model = "loss"
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
+        self.report_to = reporters(self.report_to)
+        self.check_choices()
+        self.check_numbers()
+        self.check_best()
+
+    def check_choices(self) -> None:
+        choices = {"optim": OPTIMIZERS, "train_sampling_strategy": SAMPLING}
+        choices["include_num_input_tokens_seen"] = ("no", "all", "non_padding")
+        choices["log_level"] = ("passive", "detail", "debug", "info", "warning", "error", "critical")
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not implemented: choose one of {', '.join(known)}")
+        if unknown := set(self.include_for_metrics) - {"inputs", "loss"}:
+            raise ValueError(f"include_for_metrics has {', '.join(unknown)}, expected some of 'inputs', 'loss'")
+        if self.local_rank not in (-1, 0) or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("minihf trains in one process, on one device: start the script with python alone")
+
+    def check_numbers(self) -> None:
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for kind in ("logging", "eval", "save"):
+            name = f"{kind}_steps"
+            steps = getattr(self, name)
+            if getattr(self, f"{kind}_strategy") != "steps":
+                continue
+            if not steps > 0 or (steps > 1 and steps != int(steps)):
+                raise ValueError(f"{name} is {steps}, expected a whole number of steps, or a part of the run below 1")
+            setattr(self, name, int(steps) if steps >= 1 else steps)
+        if self.torch_empty_cache_steps is not None and not self.torch_empty_cache_steps >= 1:
+            raise ValueError(f"torch_empty_cache_steps is {self.torch_empty_cache_steps}, expected 1 or more")
+        if not self.warmup_steps >= 0 or not 0 <= (self.warmup_ratio or 0) <= 1:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, expected 0 or more; warmup_ratio is {self.warmup_ratio}, "
+                "expected 0 to 1"
+            )
+        if not 0 <= self.label_smoothing_factor <= 1:
+            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}, expected 0 to 1")
+        if (self.fp16 and self.bf16) or (self.fp16_full_eval and self.bf16_full_eval):
+            raise ValueError("fp16 and bf16 are both set: choose one")
+        if self.dataloader_num_workers == 0 and self.dataloader_prefetch_factor is not None:
+            raise ValueError("dataloader_prefetch_factor is for workers: set dataloader_num_workers, too")
+
+    def check_best(self) -> None:
+        if self.lr_scheduler_type in ON_METRICS and self.eval_strategy == "no":
+            raise ValueError(f"the schedule {self.lr_scheduler_type.value!r} follows a metric: set eval_strategy")
+        if not self.load_best_model_at_end or self.save_strategy == "best":
+            return
+        if self.eval_strategy != self.save_strategy:
+            raise ValueError(
+                "load_best_model_at_end needs a checkpoint for each evaluation: eval_strategy is "
+                f"{self.eval_strategy.value!r} and save_strategy {self.save_strategy.value!r}, expected the same"
+            )
+        rest = self.save_steps % self.eval_steps if self.eval_strategy == "steps" else 0
+        if not math.isclose(rest, 0, abs_tol=1e-9) and not math.isclose(rest, self.eval_steps):
+            raise ValueError(
+                f"load_best_model_at_end needs save_steps, {self.save_steps}, to be a multiple of eval_steps, "
+                f"{self.eval_steps}"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        """Former names can be read, too."""
+        if name in RENAMED:
+            return getattr(self, RENAMED[name])
+        if name == "group_by_length":
+            return self.train_sampling_strategy == name
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where it trains: the first GPU where there is one."""
+        if self.use_cpu or not torch.accelerator.is_available():
+            return torch.device("cpu")
+        return torch.device(torch.accelerator.current_accelerator().type, 0)
+
+    @property
+    def train_batch_size(self) -> int:
+        return self.per_device_train_batch_size
+
+    @property
+    def eval_batch_size(self) -> int:
+        return self.per_device_eval_batch_size
+
+    @property
+    def n_gpu(self) -> int:
+        return int(self.device.type != "cpu")
+
+    @property
+    def world_size(self) -> int:
+        return 1
+
+    @property
+    def process_index(self) -> int:
+        return 0
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else None
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Of a run of so many steps, those in which the rate rises."""
+        if self.warmup_steps >= 1:
+            return int(self.warmup_steps)
+        return math.ceil(num_training_steps * (self.warmup_steps or self.warmup_ratio or 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them; tokens are left out."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "hub_token"}
+        return json.loads(json.dumps(values, default=plain))
+
+    def to_json_string(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+
+@dataclass
+class Seq2SeqTrainingArguments(TrainingArguments):
+    """`TrainingArguments`, and how texts are written in evaluation."""
+
+    sortish_sampler: bool = False
+    predict_with_generate: bool = False  # metrics see what the model writes, not its logits
+    generation_max_length: int | None = None  # None: as the model's generation config says
+    generation_num_beams: int | None = None
+    generation_config: str | Path | GenerationConfig | None = None  # of the model from now on; or where one is saved
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sortish_sampler:
+            raise ValueError("sortish_sampler is not implemented: use train_sampling_strategy='group_by_length'")
+
+
+def reporters(named: str | list[str] | None) -> list[str]:
+    """The names of the trackers that logs go to. ImportError where one is not installed."""
+    named = [named] if isinstance(named, str) else named or []
+    installed = [name for name in REPORTERS if find_spec(name) is not None]
+    if named == ["all"]:
+        return installed
+    chosen = [name for name in named if name != "none"]
+    for name in chosen:
+        if name not in REPORTERS:
+            raise ValueError(f"report_to={name!r} is not implemented: choose some of {', '.join(REPORTERS)}, or 'none'")
+        if name not in installed:
+            raise ImportError(f"report_to={name!r} needs the package of that name: pip install {name}")
+    return chosen
+
+
+def plain(value: Any) -> Any:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)

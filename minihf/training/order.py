@@ -1,0 +1,211 @@
+"""In what order a run sees its examples, and how it finds its place again.
+
+For one seed the order is the reference's (`transformers` 5.23 over `accelerate`): each epoch is shuffled with a
+generator of its own, seeded by seed + epoch, and each batch is read while the one before it waits to be trained on.
+What collators draw, masked words for one, comes of the random state at that moment. So a checkpoint remembers two
+states besides the present one, that of the epoch's beginning and that before the waiting batch was read, and a run that
+goes on from it sees the same batches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
+
+from minihf.training.arguments import TrainingArguments
+from minihf.training.seeds import packed_state, random_state, set_random_state, set_seed, unpacked_state
+
+
+class SeededSampler(Sampler[int]):
+    """All examples in an order that the seed and the epoch decide."""
+
+    def __init__(self, dataset: Sized, seed: int):
+        self.dataset, self.seed, self.epoch = dataset, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(len(self.dataset), generator=generator).tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Examples of similar length side by side, so that there is little padding; otherwise at random.
+
+    The examples are shuffled and cut into stretches of up to 50 batches; each stretch is sorted, longest first. The
+    longest example of all comes first, so that memory runs out at once or never.
+
+    Args:
+        batch_size: of all the batches that make a step.
+        lengths: of each example.
+    """
+
+    def __init__(self, batch_size: int, lengths: Sequence[int]):
+        self.batch_size, self.lengths = batch_size, [*lengths]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        lengths, size = self.lengths, self.batch_size
+        order = torch.randperm(len(lengths)).tolist()
+        size *= max(min(len(lengths) // (4 * size), 50), 1)
+        stretches = [order[i : i + size] for i in range(0, len(order), size)]
+        stretches = [sorted(each, key=lambda i: lengths[i], reverse=True) for each in stretches]
+        if stretches:
+            longest = max(stretches, key=lambda each: lengths[each[0]])  # the first of these
+            stretches[0][0], longest[0] = longest[0], stretches[0][0]
+        for each in stretches:
+            yield from each
+
+
+def train_sampler(dataset: Any, args: TrainingArguments, input_name: str) -> Sampler[int] | None:
+    """The order of training; None where the dataset has its own."""
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        return None
+    if args.train_sampling_strategy == "sequential":
+        return SequentialSampler(dataset)
+    if args.train_sampling_strategy == "random":
+        return SeededSampler(dataset, args.seed if args.data_seed is None else args.data_seed)
+    if args.length_column_name in (getattr(dataset, "column_names", None) or []):
+        lengths = [*dataset[args.length_column_name]]
+    elif isinstance(dataset[0], Mapping) and input_name in dataset[0]:
+        lengths = [len(row[input_name]) for row in dataset]
+    else:
+        raise ValueError(
+            f"to group examples by length they need a column {args.length_column_name!r} or {input_name!r}, which "
+            "tells how long they are"
+        )
+    return LengthGroupedSampler(args.train_batch_size * args.gradient_accumulation_steps, lengths)
+
+
+def make_loader(
+    dataset: Any, collate: Callable, batch_size: int, args: TrainingArguments, sampler: Sampler | None, *, train: bool
+) -> DataLoader:
+    streamed = isinstance(dataset, IterableDataset)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=None if streamed else sampler,
+        collate_fn=collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        drop_last=args.dataloader_drop_last and not streamed,
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
+        in_order=args.dataloader_in_order,
+        worker_init_fn=seed_worker if train else None,
+    )
+
+
+def seed_worker(worker: int) -> None:
+    set_seed(torch.initial_seed() % 2**32)
+
+
+@dataclass
+class KeepColumns:
+    """A collator that sees only the columns that the model takes, as `remove_unused_columns` asks."""
+
+    collate: Callable
+    names: list[str]
+
+    def __call__(self, features: list[Any]) -> Any:
+        return self.collate([self.kept(row) for row in features])
+
+    def kept(self, row: Any) -> Any:
+        if not isinstance(row, Mapping):
+            return row
+        return some({name: value for name, value in row.items() if name in self.names}, [*row], self.names)
+
+
+def keep_columns(dataset: Any, collate: Callable, names: list[str]) -> tuple[Any, Callable]:
+    """The dataset without columns that are not among the names, or else a collator that leaves them out."""
+    columns = getattr(dataset, "column_names", None)
+    if isinstance(dataset, IterableDataset) or not columns or not hasattr(dataset, "remove_columns"):
+        return dataset, KeepColumns(collate, names)
+    some([name for name in columns if name in names], columns, names)
+    return dataset.remove_columns([name for name in columns if name not in names]), collate
+
+
+def some(kept: Any, columns: list[str], names: list[str]) -> Any:
+    if not kept:
+        raise ValueError(
+            f"none of the dataset's columns ({', '.join(columns)}) is an argument of the model's forward "
+            f"({', '.join(names)}). Tokenize the texts; or, where the collator needs these columns, set "
+            "remove_unused_columns=False"
+        )
+    return kept
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the epoch to whatever in a loader shuffles by it."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    inner = getattr(batch_sampler, "sampler", None)
+    for each in (loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None), batch_sampler, inner):
+        if hasattr(each, "set_epoch"):
+            each.set_epoch(epoch)
+
+
+class Place:
+    """Where in its data a run is. Iterating `batches` moves it on; `as_dict` is what a checkpoint keeps of it."""
+
+    def __init__(self) -> None:
+        self.epoch = self.given = 0  # epochs that are over, batches of this one that were given out
+        self.at_start = self.before_waiting = random_state()
+
+    def batches(self, loader: Any, present: tuple | None = None) -> Iterator[Any]:
+        """The epoch's batches from here on, each given out when the next one was read.
+
+        present: a run that goes on gets this random state once it is where it was.
+        """
+        if present is None:
+            self.given, self.at_start = 0, random_state()
+            iterator = iter(loader)
+            waiting = self.read(iterator)
+        else:
+            set_random_state(self.at_start)
+            iterator = skipped(loader, self.given)
+            set_random_state(self.before_waiting)
+            waiting = self.read(iterator)
+            set_random_state(present)
+        while waiting is not None:
+            batch, waiting = waiting, self.read(iterator)
+            self.given += 1
+            yield batch
+
+    def read(self, iterator: Iterator[Any]) -> Any:
+        self.before_waiting = random_state()
+        return next(iterator, None)
+
+    def as_dict(self) -> dict[str, Any]:
+        states = {name: packed_state(getattr(self, name)) for name in ("at_start", "before_waiting")}
+        return {"epoch": self.epoch, "given": self.given} | states
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Place":
+        place = cls()
+        place.epoch, place.given = values["epoch"], values["given"]
+        place.at_start, place.before_waiting = (unpacked_state(values[x]) for x in ("at_start", "before_waiting"))
+        return place
+
+
+def skipped(loader: Any, count: int) -> Iterator[Any]:
+    """A loader's iterator, so many batches on. Examples are not even read where their order is known without them."""
+    iterator = iter(loader)
+    known = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    if not known or loader.batch_sampler is None or loader.num_workers:  # workers draw as they collate
+        for _ in islice(iterator, count):
+            pass
+        return iterator
+    rest = [*islice(loader.batch_sampler, count, None)]
+    return iter(
+        DataLoader(loader.dataset, batch_sampler=rest, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory)
+    )
