@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +16,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 try:
     import torch
-    from datasets import ClassLabel, Dataset, DatasetDict, disable_progress_bars, load_dataset
+    from datasets import Dataset, DatasetDict, load_dataset
     from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
 
-    from minihf import BertTokenizer, PreTrainedTokenizerFast
+    from minihf import BertTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, Trainer
     from minihf.data.corpus import read_corpus
     from minihf.data.python_tasks import Row, split_task
     from minihf.training.results import draw_losses, model_card, print_scores
@@ -79,6 +80,8 @@ def load(
         sys.exit(f"--columns takes at most {len(columns)} names, for {' '.join(columns)}; {len(args.columns)} came")
     if args.dataset or args.train_file:
         parts = load_dataset(args.dataset, args.dataset_config) if args.dataset else local(args)
+        if any("." in name for name in args.columns):
+            parts = parts.flatten()  # translation.en is in the column translation
         train = parts["train"]
         test = next((parts[name] for name in ("validation", "test") if name in parts), None)
         if test is None:
@@ -110,7 +113,7 @@ def local(args: argparse.Namespace) -> DatasetDict:
 # A new tokenizer
 
 
-def word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> "BertTokenizer":
+def word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> BertTokenizer:
     """WordPiece, as BERT's; a word ends at each character that is no letter and no digit."""
     engine = BertWordPieceTokenizer(lowercase=lowercase)
     engine.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
@@ -119,7 +122,7 @@ def word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = Fals
     return BertTokenizer(tokenizer_object=engine._tokenizer)
 
 
-def byte_pieces(texts: Iterable[str], vocab_size: int, *, frame: bool) -> "PreTrainedTokenizerFast":
+def byte_pieces(texts: Iterable[str], vocab_size: int, *, frame: bool) -> PreTrainedTokenizerFast:
     """Byte-level BPE, as GPT-2's, to which nothing is unknown; with `frame` each text has an end, as T5's."""
     engine = ByteLevelBPETokenizer()
     engine.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=["<pad>", "</s>"], show_progress=False)
@@ -156,6 +159,26 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def seq2seq_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The same for `Seq2SeqTrainingArguments`, of recipes whose models are judged by what they write."""
+    return settings(args) | {
+        "train_sampling_strategy": "group_by_length",
+        "predict_with_generate": True,
+        "generation_max_length": args.max_length,
+    }
+
+
+def small_t5(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+    """A new T5 without dropout: there is time for a few epochs only."""
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=args.width, d_kv=args.width // 4, d_ff=2 * args.width, num_heads=4,
+        num_layers=args.layers, dropout_rate=0.0, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config)
+
+
 def finish(
     args: argparse.Namespace,
     scores: Mapping[str, Mapping[str, float]],
@@ -163,23 +186,34 @@ def finish(
     task: str,
     summary: str,
     data: DatasetDict,
-    log_history: list[dict] | None = None,
+    trainer: Trainer | None = None,
 ) -> None:
-    """Print the scores; leave them in `results.json`, the model card in `README.md`, and the curve in `loss.png`."""
+    """Save the model with its losses (`loss.png`), and its card (`README.md`); print the scores (`results.json`)."""
     seconds = time.perf_counter() - START
     args.out.mkdir(parents=True, exist_ok=True)
-    source = args.dataset or args.train_file or f"the standard library of Python {sys.version.split()[0]}"
-    told = f"{source}, {len(data['train']):,} rows; held out {len(data['test']):,}"
-    given = {name: value for name, value in vars(args).items() if value is not None and name not in ("out", "columns")}
-    title = f"{args.out.name}: {summary}"
-    if log_history:
-        draw_losses(log_history, args.out / "loss.png", title=title)
+    if trainer is not None:
+        trainer.save_model()
+        draw_losses(trainer.state.log_history, args.out / "loss.png", title=summary)
+    source = args.dataset or args.train_file or f"the standard library of Python {platform.python_version()}"
     card = model_card(
-        args.out.name, summary, scores, task=task, data=told, settings=given, seconds=seconds,
-        curve="loss.png" if log_history else "curve.png",
-    )  # fmt: skip
+        args.out.name,
+        summary,
+        scores,
+        task=task,
+        data=f"{source}: {len(data['train']):,} rows to train on, {len(data['test']):,} held out",
+        settings={name: value for name, value in vars(args).items() if value is not None},
+        seconds=seconds,
+    )
     (args.out / "README.md").write_text(card, encoding="utf-8")
-    results = {"seconds": round(seconds, 1), "scores": scores}
-    (args.out / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    print_scores(scores, title=title)
-    print(f"{seconds:.0f} s in all, on {torch.get_num_threads()} threads. Files: {args.out.resolve()}")
+    results = json.dumps({"seconds": round(seconds, 1), "scores": scores}, indent=2)
+    (args.out / "results.json").write_text(results, encoding="utf-8")
+    print_scores(scores, title=summary)
+    print(f"{seconds:.0f} s in all, with {torch.get_num_threads()} threads; the files are in {args.out.resolve()}")
+
+
+def show(source: list[str], target: list[str], written: list[str], rows: int = 3) -> None:
+    """The first rows of what came, what was right, and what was written."""
+    for row in zip(source[:rows], target, written, strict=False):
+        print()
+        for name, text in zip(("source", "target", "written"), row, strict=True):
+            print(f"{name:8}{text[:100]}")

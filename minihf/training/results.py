@@ -74,7 +74,6 @@ def model_card(
     data: str,
     settings: Mapping[str, Any],
     seconds: float,
-    curve: str | None = "loss.png",
 ) -> str:
     """The README.md of a trained model, with the metadata that the hub reads.
 
@@ -86,7 +85,8 @@ def model_card(
         data: what it was trained on and judged by.
         settings: of the training.
         seconds: that it took.
-        curve: the picture of the losses beside the card; None: there is none.
+
+    It shows `loss.png`, which is expected beside it.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -98,7 +98,6 @@ def model_card(
     table += [[who, *cells(values, metrics)] for who, values in scores.items()]
     rows = "\n".join(f"| {' | '.join(row)} |" for row in table)
     lines = "\n".join(f"- {key}: {value}" for key, value in settings.items())
-    picture = f"\n![The losses]({curve})\n" if curve else ""
     where = f"{seconds:.0f} s on {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     return f"""---
 {metadata.to_yaml()}
@@ -113,7 +112,9 @@ Data: {data}.
 ## Results
 
 {rows}
-{picture}
+
+![The curve](loss.png)
+
 ## Training
 
 {where}
