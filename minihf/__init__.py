@@ -249,7 +249,9 @@ _HOMES = {
     "minihf.pipelines.feature_extraction": ["FeatureExtractionPipeline"],
     "minihf.pipelines.fill_mask": ["FillMaskPipeline"],
     "minihf.pipelines.question_answering": ["QuestionAnsweringPipeline"],
+    "minihf.pipelines.text2text": ["SummarizationPipeline", "Text2TextGenerationPipeline", "TranslationPipeline"],
     "minihf.pipelines.text_classification": ["TextClassificationPipeline"],
+    "minihf.pipelines.text_generation": ["TextGenerationPipeline"],
     "minihf.pipelines.token_classification": ["TokenClassificationPipeline"],
     "minihf.pipelines.zero_shot": ["ZeroShotClassificationPipeline"],
     "minihf.tokenization": [

@@ -27,11 +27,9 @@ from minihf.models.outputs import (
     BaseModelOutputWithPooling,
     MaskedLMOutput,
     MultipleChoiceOutput,
-    Output,
     QuestionAnsweringOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
-    WhenRead,
 )
 from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import ENCODER_IMPLEMENTATIONS, attend, merge_heads, split_heads
@@ -39,6 +37,7 @@ from minihf.nn.dropout import Dropout
 from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, cross_entropy, span_loss
 from minihf.nn.masks import encoder_mask
+from minihf.nn.output import Output, WhenRead
 from minihf.nn.words import predict_words
 
 

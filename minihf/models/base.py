@@ -1,6 +1,7 @@
 """What every model is: a config, parameters under the checkpoint's own names, and the ways in and out of files."""
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
@@ -17,11 +18,12 @@ from minihf.generation.generate import generate, stream
 from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
-from minihf.models.outputs import Output
+from minihf.models.recompute import is_recomputing, keep_activations, recompute_layers
 from minihf.models.recording import recording
 from minihf.models.vocabulary import check_rows, resize
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
+from minihf.nn.output import Output
 
 
 class Model(nn.Module):
@@ -77,6 +79,7 @@ class Model(nn.Module):
         self.untied: set[str] = set()  # of `tied`, those that a checkpoint holds with values of their own
         self.name_or_path = ""  # of the checkpoint that it was loaded from
         self.vocabulary_changed = False  # since then
+        self.caches = True  # it may, in training (see `gradient_checkpointing_enable`)
 
     def post_init(self) -> None:
         """The last line of each constructor: first values, and ties. A model inside this one has had its own."""
@@ -136,6 +139,8 @@ class Model(nn.Module):
         """
         states = self.choose(output_hidden_states, "output_hidden_states")
         weights = self.choose(output_attentions, "output_attentions")
+        if self.training and not self.caches and "use_cache" in inspect.signature(self.forward).parameters:
+            kwargs["use_cache"] = False
         kinds = []
         if states or weights:
             kinds = [x for x in self.base_model.recorded if (states if x.endswith("hidden_states") else weights)]
@@ -278,6 +283,23 @@ class Model(nn.Module):
     def set_attn_implementation(self, impl: str) -> None:
         """ "eager", the readable oracle; "sdpa", the fused kernels; in an encoder "packed", real tokens alone."""
         self.config.attn_implementation = impl
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """In training each layer computes its activations again in the backward, instead of keeping them.
+
+        Args:
+            gradient_checkpointing_kwargs: of `torch.utils.checkpoint.checkpoint`; use_reentrant is False by default.
+        """
+        recompute_layers(self, gradient_checkpointing_kwargs or {})
+        self.caches = False  # a layer that runs twice would write into it twice
+
+    def gradient_checkpointing_disable(self) -> None:
+        keep_activations(self)
+        self.caches = True
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return is_recomputing(self)
 
     # Files
 

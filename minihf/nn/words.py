@@ -6,7 +6,7 @@ as a function, to be called by whoever reads them. Otherwise, and where somebody
 in its place (a hook, an adapter), all logits are computed, and the loss from them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from minihf.nn.losses import IGNORED, check_labels, cross_entropy
 
 
 def predict_words(
-    head: nn.Module | Sequence[Callable[[Tensor], Tensor]],
+    head: Callable[[Tensor], Tensor] | list[Callable[[Tensor], Tensor]] | tuple[Callable[[Tensor], Tensor], ...],
     x: Tensor,
     labels: Tensor | None,
     num_items_in_batch: Tensor | int | None = None,
@@ -35,7 +35,7 @@ def predict_words(
         num_items_in_batch: divide the sum of losses by this instead of by the number of labels.
         bias: is added to the logits, (1, V).
     """
-    parts = [head] if isinstance(head, nn.Module) else list(head)
+    parts = list(head) if isinstance(head, (list, tuple)) else [head]
 
     def logits() -> Tensor:
         y = x
@@ -43,11 +43,13 @@ def predict_words(
             y = part(y)
         return y if bias is None else y + bias
 
+    if labels is None:
+        return None, logits()
     modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
     *before, last = parts
     if not isinstance(last, nn.Linear):
         before, last = [*before, last.transform], last.decoder
-    if labels is None or not last.training or type(last) not in (nn.Linear, Linear) or any(map(is_opaque, modules)):
+    if not last.training or type(last) not in (nn.Linear, Linear) or any(map(is_opaque, modules)):
         y = logits()
         return cross_entropy(y, labels, num_items_in_batch), y
     check_labels(x.shape[:-1], labels)

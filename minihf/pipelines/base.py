@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 
 from minihf.checkpoints.hub import Source
 from minihf.models.base import Model
-from minihf.models.outputs import Output
+from minihf.nn.output import Output
 from minihf.tokenization import Tokenizer
 from minihf.tokenization.options import UNLIMITED
 
@@ -63,6 +63,8 @@ class Pipeline:
     """The head that does the task, "ForMaskedLM"; "Model": every one can."""
     reads: ClassVar[str] = "a text"
     """An input, in words."""
+    further: ClassVar[tuple[str, ...]] = TOKENIZER_OPTIONS
+    """What `settle` takes beside the options that it names, where it takes any."""
 
     def __init__(
         self,
@@ -156,7 +158,7 @@ class Pipeline:
         parameters = inspect.signature(self.settle).parameters.values()
         names = [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
         if len(names) < len(parameters):
-            names += TOKENIZER_OPTIONS
+            names += self.further
         for name in options.keys() | self.options.keys():
             if name not in names:
                 near = get_close_matches(name, names, n=1)
@@ -164,7 +166,10 @@ class Pipeline:
                     f"{self.task} has no option {name!r}"
                     + (f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names)}")
                 )
-        return self.settle(**self.options | options)
+        return self.settle(**self.merged(options))
+
+    def merged(self, options: dict[str, Any]) -> dict[str, Any]:
+        return self.options | options
 
     def answers(
         self, items: Iterable, window: int, options: dict[str, Any], size: int | None, progress: bool
@@ -187,7 +192,7 @@ class Pipeline:
         owner = [i for i, own in enumerate(rows_of) for _ in own]
         to_do = [len(own) for own in rows_of]
         read: list = [None] * len(rows)
-        for batch in self.batches(rows, size):
+        for batch in self.batches(rows, size, options):
             for i, result in zip(batch, self.forward([rows[i] for i in batch], options), strict=True):
                 read[i] = result
                 to_do[owner[i]] -= 1
@@ -199,25 +204,30 @@ class Pipeline:
             for item, own in zip(items, rows_of, strict=True)
         ]
 
-    def batches(self, rows: list[Encoding], size: int | None) -> Iterator[list[int]]:
+    def batches(self, rows: list[Encoding], size: int | None, options: dict[str, Any]) -> Iterator[list[int]]:
         """The numbers of the rows that go through the model together; the longest come first."""
         if not rows:
             return
-        kinds = self.kinds(rows)
+        kinds = self.kinds(rows, options)
         limit = self.tokens_at_once()
         order = sorted(range(len(rows)), key=lambda i: (kinds[i], -len(rows[i])))
         for _, alike in groupby(order, key=lambda i: kinds[i]):
             alike = list(alike)
             while alike:
-                fitting = size or (max(1, limit // max(1, len(rows[alike[0]]))) if self.pad_id is not None else 1)
+                cost = max(1, self.cost(rows[alike[0]], options))
+                fitting = size or (max(1, limit // cost) if self.pad_id is not None else 1)
                 yield alike[:fitting]
                 alike = alike[fitting:]
 
-    def kinds(self, rows: list[Encoding]) -> list[int]:
+    def kinds(self, rows: list[Encoding], options: dict[str, Any]) -> list[int]:
         """Rows of different kinds cannot go together: BART and T5 read a text's class at its last end token, and want
         as many of them in each row."""
         end = self.model.config.eos_token_id if self.model.config.is_encoder_decoder else None
         return [0] * len(rows) if end is None else [row.ids.count(end) for row in rows]
+
+    def cost(self, row: Encoding, options: dict[str, Any]) -> int:
+        """How many tokens the model has to do with for a row of this length."""
+        return len(row)
 
     def tokens_at_once(self) -> int:
         return TOKENS.get(self.device.type, TOKENS_ELSEWHERE)

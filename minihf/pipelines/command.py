@@ -72,6 +72,8 @@ def lines(answer: Any) -> Iterator[str]:
     if isinstance(answer, dict) and "labels" in answer:  # zero-shot
         for label, score in zip(answer["labels"], answer["scores"], strict=True):
             yield f"{score:.4f}  {label}"
+    elif isinstance(answer, dict) and "score" not in answer:  # what was written
+        yield from str(next(iter(answer.values()))).splitlines()
     elif isinstance(answer, dict):
         keys = ("label", "answer", "entity_group", "entity", "sequence")
         what = next(str(answer[key]) for key in keys if key in answer)

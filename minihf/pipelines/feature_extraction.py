@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minihf.checkpoints.files import read_json
 from minihf.checkpoints.hub import CheckpointError
-from minihf.models.outputs import Output
+from minihf.nn.output import Output
 from minihf.pipelines.base import TOKENIZER_OPTIONS, Pipeline
 
 POOLINGS = ("cls", "mean", "max")

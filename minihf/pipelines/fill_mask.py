@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenizers import Encoding
 
-from minihf.models.outputs import Output
+from minihf.nn.output import Output
 from minihf.pipelines.base import Pipeline, told
 
 LOGITS = 2**25  # of one batch: 128 MB in float32

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from minihf.models.outputs import Output
+from minihf.nn.output import Output
 from minihf.pipelines.base import Pipeline, to_numpy, told
 
 PART, SHARED = 384, 128  # tokens that are read at once, and those that two parts share, where nobody says otherwise

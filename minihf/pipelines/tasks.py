@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class Task(NamedTuple):
     module: str
     pipeline: str
-    checkpoint: str
-    revision: str
+    checkpoint: str | None = None
+    revision: str | None = None
 
 
 # The checkpoints and their commits are those of the reference: the current one's, and 4.57.6 for what it has dropped.
@@ -40,22 +40,28 @@ TASKS = {
         "distilbert/distilbert-base-cased-distilled-squad",
         "564e9b5",
     ),
+    "summarization": Task("text2text", "SummarizationPipeline", "sshleifer/distilbart-cnn-12-6", "a4f8f3e"),
     "text-classification": Task(
         "text_classification",
         "TextClassificationPipeline",
         "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
         "714eb0f",
     ),
+    "text-generation": Task("text_generation", "TextGenerationPipeline", "openai-community/gpt2", "607a30d"),
+    "text2text-generation": Task("text2text", "Text2TextGenerationPipeline", "google-t5/t5-base", "a9723ea"),
     "token-classification": Task(
         "token_classification",
         "TokenClassificationPipeline",
         "dbmdz/bert-large-cased-finetuned-conll03-english",
         "4c53496",
     ),
+    "translation": Task("text2text", "TranslationPipeline"),
     "zero-shot-classification": Task(
         "zero_shot", "ZeroShotClassificationPipeline", "facebook/bart-large-mnli", "d7645e1"
     ),
 }
+# Which pair of languages there is a checkpoint for, where nobody names one: "translation_en_to_fr".
+TRANSLATED = {("en", to): TASKS["text2text-generation"][2:] for to in ("fr", "de", "ro")}
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 # What a checkpoint's head is for. A class may bear several names (DistilBERT was pretrained as ForMaskedLM): the first
 # that fits counts.
@@ -94,7 +100,8 @@ def pipeline(
 
     Args:
         task: "text-classification" (or "sentiment-analysis"), "token-classification" ("ner"), "question-answering",
-            "fill-mask", "feature-extraction", "zero-shot-classification". None: what the checkpoint's head is for.
+            "fill-mask", "feature-extraction", "zero-shot-classification", "text-generation", "text2text-generation",
+            "summarization", "translation", "translation_en_to_fr". None: what the checkpoint's head is for.
         model: a folder, a hub name, or a model of minihf. None: the checkpoint that the course uses for the task.
         config: instead of the checkpoint's.
         tokenizer: a folder, a hub name, or a tokenizer; None: it lies beside the model.
@@ -122,6 +129,8 @@ def pipeline(
     entry = None if task is None else find(task)
     loading = dict(model_kwargs or {})
     if model is None:
+        if entry.checkpoint is None:
+            raise ValueError(f"{task!r} has no checkpoint of its own: pass model=, or choose translation_en_to_fr")
         model, revision = entry.checkpoint, revision or entry.revision
         logger.warning("no model was named, so it is %s (revision %s)", model, revision)
     if isinstance(model, Model):
@@ -168,11 +177,14 @@ def known_tasks() -> list[str]:
 
 
 def find(task: str) -> Task:
-    """The entry of a task, by its name or an alias.
+    """The entry of a task, by its name or an alias; translation_xx_to_yy is a name for any two languages.
 
     Raises:
         KeyError: there is no such task.
     """
+    match str(task).split("_"):
+        case ["translation", source, "to", target]:
+            return Task(*TASKS["translation"][:2], *TRANSLATED.get((source, target), ()))
     name = ALIASES.get(task, task)
     if name not in TASKS:
         near = get_close_matches(str(task), known_tasks(), n=1)

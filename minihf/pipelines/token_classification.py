@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from minihf.models.outputs import Output
+from minihf.nn.output import Output
 from minihf.pipelines.base import Pipeline, softmax, to_numpy, told
 
 STRATEGIES = ("none", "simple", "first", "average", "max")

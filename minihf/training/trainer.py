@@ -162,7 +162,7 @@ class Trainer:
         """The model, on its device; and what its forward takes."""
         self.bare = model.get_base_model() if hasattr(model, "peft_config") else model
         own_loss = self.compute_loss_func or type(self).compute_loss is not Trainer.compute_loss
-        if isinstance(self.bare, Model) and self.bare.base_model is self.bare and not own_loss:
+        if isinstance(self.bare, Model) and not find_labels(self.bare) and not own_loss:
             raise ValueError(
                 f"{type(self.bare).__name__} has no head, and gives no loss: use a model for your task, such as "
                 "AutoModelForSequenceClassification"
@@ -306,7 +306,7 @@ class Trainer:
             self.model = self.prepare(self.model_init())
             self.optimizer = self.lr_scheduler = None
         if args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+            self.bare.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         if args.torch_compile:
             self.bare.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
         self.is_in_train = True
@@ -315,6 +315,8 @@ class Trainer:
                 output = self.run(folder, ignore_keys_for_eval, stop)
         finally:
             self.is_in_train = False
+            if args.gradient_checkpointing:
+                self.bare.gradient_checkpointing_disable()
         if stop:
             sys.exit(128 + stop.signal)
         return output

@@ -256,7 +256,7 @@ CONTRADICTIONS = [
     (WORDS, "force_words_ids takes a beam search: set num_beams"),
     ({**WORDS, "num_beams": 3, "do_sample": True}, "force_words_ids .* does not draw"),
     ({**WORDS, **BEAMS, "diversity_penalty": 1.0}, "force_words_ids .* without groups"),
-    ({"constraints": [object()]}, "constraints takes a beam search"),
+    ({"constraints": ["a word"]}, "constraints takes a beam search"),
     ({"penalty_alpha": 0.6, "do_sample": True}, "penalty_alpha=0.6 .* does not draw"),
     ({"penalty_alpha": 0.6, "num_beams": 2}, "penalty_alpha=0.6 .* no beams"),
     ({"penalty_alpha": 0.6, "top_k": 1}, "penalty_alpha=0.6 .* top_k above 1, not 1"),

@@ -11,7 +11,8 @@ import transformers
 
 from minihf.inspection.batches import takes
 from minihf.models.auto import ARCHITECTURES
-from minihf.models.outputs import CausalLMOutput, Output, SequenceClassifierOutput
+from minihf.models.outputs import CausalLMOutput, SequenceClassifierOutput
+from minihf.nn.output import Output
 
 SIZES = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 19}
 SIZES |= {"vocab_size": 37, "pad_token_id": 0, "num_key_value_heads": 3, "intermediate_size": 20}

@@ -3,6 +3,9 @@
 Twenty lines serve all architectures; what is compared is said in `minihf/inspection/families/`.
 """
 
+import copy
+from functools import lru_cache
+
 import pytest
 import torch
 
@@ -10,7 +13,7 @@ from minihf.inspection.batches import MASKS, make_batch, takes
 from minihf.inspection.compare import KeepDouble
 from minihf.inspection.families import DECODERS, ENCODER_DECODERS, FAMILIES
 from minihf.inspection.half import half_precision_errors
-from minihf.inspection.pairs import assert_parity, chunked, heads_of, make_pair, variants_of
+from minihf.inspection.pairs import Pair, assert_parity, chunked, heads_of, make_pair, variants_of
 from minihf.models.architectures import class_for
 from minihf.nn.positions import positions_from_mask
 
@@ -32,11 +35,18 @@ PADDED = [
 ]
 
 
+made = lru_cache(maxsize=2)(make_pair)  # the tests of one head follow each other
+
+
+def pair_of(model_type: str, class_name: str) -> Pair:
+    return copy.deepcopy(made(model_type, class_name))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("model_type, class_name", HEADS)
 def test_a_head_equals_the_reference(model_type, class_name, mask, dtype):
-    assert_parity(make_pair(model_type, class_name), dtype, masks=(mask,))
+    assert_parity(pair_of(model_type, class_name), dtype, masks=(mask,))
 
 
 @pytest.mark.parametrize("model_type, class_name, variant", VARIANTS)
@@ -52,7 +62,7 @@ def test_an_option_that_changes_the_arithmetic_does_so_as_in_the_reference(model
 def test_a_text_read_in_pieces_through_the_cache_equals_the_reference_reading_it_at_once(
     model_type, class_name, sizes, mask
 ):
-    pair = make_pair(model_type, class_name).to(torch.float64)
+    pair = pair_of(model_type, class_name).to(torch.float64)
     batch = make_batch(pair.ours, "Model", mask)
     if "attention_mask" in batch and takes(pair.ours, "position_ids"):
         batch["position_ids"] = positions_from_mask(batch["attention_mask"])
@@ -66,7 +76,7 @@ def test_a_text_read_in_pieces_through_the_cache_equals_the_reference_reading_it
 
 @pytest.mark.parametrize("model_type, class_name", CAUSAL)
 def test_a_future_token_never_changes_the_past(model_type, class_name):
-    ours = make_pair(model_type, class_name).ours.double()
+    ours = pair_of(model_type, class_name).ours.double()
     batch = make_batch(ours, "Model", "full")
     before = ours(**batch)[0]
     ids = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
@@ -79,7 +89,7 @@ def test_a_future_token_never_changes_the_past(model_type, class_name):
 @pytest.mark.parametrize("impl", ["eager", "sdpa"])
 @pytest.mark.parametrize("model_type, class_name, mask", PADDED)
 def test_a_padded_batch_equals_its_rows_one_by_one(model_type, class_name, mask, impl):
-    ours = make_pair(model_type, class_name).ours.double()
+    ours = pair_of(model_type, class_name).ours.double()
     ours.set_attn_implementation(impl)
     batch = make_batch(ours, "Model", mask)
     batch["attention_mask"] = batch["attention_mask"].bool().long()
@@ -111,6 +121,6 @@ def test_gpt2_counts_positions_over_the_mask_where_the_reference_counts_padding_
 @pytest.mark.parametrize("impl", ["eager", "sdpa"])
 @pytest.mark.parametrize("model_type, class_name", HEADS)
 def test_half_precision_errs_at_most_three_times_as_much_as_the_reference(model_type, class_name, impl, dtype):
-    pair = make_pair(model_type, class_name).use(impl)
+    pair = pair_of(model_type, class_name).use(impl)
     for name, (ours, theirs) in half_precision_errors(pair, dtype).items():
         assert ours <= 3 * theirs, f"{name}: {ours:.1e} against the reference's {theirs:.1e}"
