@@ -4,7 +4,7 @@ By default: what does this function return, raise, loop over; what is this param
 
     python train/answer.py
     python train/answer.py --dataset squad --model distilbert-base-uncased --max-length 384 --learning-rate 5e-5
-    python train/answer.py --train-file questions.json   # question, context, answers: {text: [...], answer_start: [...]}
+    python train/answer.py --train-file questions.json   # with answers such as {"text": ["1"], "answer_start": [7]}
 
 The baseline gives to each question the answer most frequent among those that begin with the same two words.
 """
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     right = [answers["text"] for answers in data["test"]["answers"]]
     scores = {who: exact_and_f1(guess, right) for who, guess in guesses.items()}
-    finish(args, scores, trainer=trainer, task="question-answering", summary="answers, found in a text", data=data)
+    finish(args, scores, model=trainer, task="question-answering", summary="answers, found in a text", data=data)
 
 
 def place_of(answers: dict, sequence_ids: list[int | None], offsets: list[tuple[int, int]]) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def kind(question: str) -> str:
 def exact_and_f1(guesses: list[str], right: list[list[str]]) -> dict[str, float]:
     """SQuAD's: how many answers are those of people, and the F1 over words, with the best of several answers."""
     exact = [guess in texts or not (guess or texts) for guess, texts in zip(guesses, right, strict=True)]
-    f1 = [max((overlap(guess, text) for text in texts or [""])) for guess, texts in zip(guesses, right, strict=True)]
+    f1 = [max(overlap(guess, text) for text in texts or [""]) for guess, texts in zip(guesses, right, strict=True)]
     return {"exact match": sum(exact) / len(exact), "F1": sum(f1) / len(f1)}
 
 

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         for who, guess in guesses.items()
     }
-    finish(args, scores, trainer=trainer, task="text-classification", summary="texts in classes", data=data)
+    finish(args, scores, model=trainer, task="text-classification", summary="texts in classes", data=data)
 
 
 def new_bert(args, vocab_size: int, num_labels: int) -> BertForSequenceClassification:

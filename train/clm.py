@@ -1,7 +1,7 @@
 """A language model that writes: GPT-2, from scratch, on code.
 
-By default it reads Python's standard library. `--keytokens` weighs texts by how many of these words they have, as in the
-course.
+By default it reads Python's standard library. `--keytokens` weighs texts by how many of these words they have, as in
+the course.
 
     python train/clm.py
     python train/clm.py --keytokens self return yield
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keytokens", nargs="+", default=[], help="words, each one token, that make a text weigh more")
     args = parser.parse_args(argv)
     set_seed(args.seed)
-    data = load(args, COLUMNS, whole_texts)
+    data = load(args, COLUMNS, whole_texts, unique=("text",))
 
     if args.model:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     prompt = tokenizer("def __init__(self", return_tensors="pt").to(model.device)
     written = model.eval().generate(**prompt, max_new_tokens=60, do_sample=True, temperature=0.8)
     print(tokenizer.decode(written[0]))
-    finish(args, scores, trainer=trainer, task="text-generation", summary="a language model", data=data)
+    finish(args, scores, model=trainer, task="text-generation", summary="a language model", data=data)
 
 
 def whole_texts(texts: list[str]) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ try:
     from minihf import BertTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, Trainer
     from minihf.data.corpus import read_corpus
     from minihf.data.python_tasks import Row, split_task
-    from minihf.training.results import draw_losses, model_card, print_scores
+    from minihf.training.results import Curves, draw, losses, model_card, print_scores
 except ModuleNotFoundError as missing:
     sys.exit(f'{missing}. What the recipes need comes with this, in the repository: pip install -e ".[train]"')
 
@@ -30,11 +30,11 @@ START = time.perf_counter()
 
 
 def arguments(
-    about: str | None, *, columns: Iterable[str], model: bool = True, **defaults: Any
+    about: str | None, *, columns: Iterable[str], network: bool = True, **defaults: Any
 ) -> argparse.ArgumentParser:
     """The arguments of every recipe; `defaults` are this one's. `columns` are what its data are called.
 
-    With `model=False` those are left out that belong to a network.
+    With `network=False` those are left out that belong to a network.
     """
     columns = list(columns)
     parser = argparse.ArgumentParser(
@@ -48,14 +48,14 @@ def arguments(
     group.add_argument("--columns", nargs="+", default=columns, help="what your data call these columns")
     group.add_argument("--source-bytes", type=int, help="read no more of the library than this")
     group.add_argument("--max-test", type=int, default=defaults.pop("max_test", 500), help="rows to judge by, at most")
-    if model:
+    if network:
         group = parser.add_argument_group("model")
         group.add_argument("--model", help="a checkpoint to fine-tune, a folder or a hub name, instead of a new model")
         group.add_argument("--layers", type=int, help="of a new model")
         group.add_argument("--width", type=int, help="of a new model")
         group.add_argument("--max-length", type=int, help="tokens of an input")
     parser.add_argument("--vocab-size", type=int, help="of a new tokenizer")
-    if model:
+    if network:
         group = parser.add_argument_group("training")
         group.add_argument("--epochs", type=float, help="times to go through the data")
         group.add_argument("--max-steps", type=int, default=-1, help="steps to stop after; -1: as the epochs say")
@@ -70,8 +70,8 @@ def arguments(
 def load(
     args: argparse.Namespace,
     columns: list[str],
-    maker: Callable[[list[str]], list[Row]] | None = None,
-    unique: tuple[str, ...] = (),
+    maker: Callable[[list[str]], list[Row]],
+    unique: tuple[str, ...],
 ) -> DatasetDict:
     """The data that the arguments name, or that `maker` makes: "train" and "test", with these columns."""
     if args.dataset and args.train_file:
@@ -169,14 +169,22 @@ def seq2seq_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def small_t5(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """A new T5 without dropout: there is time for a few epochs only."""
+    """A new T5, without dropout, as there is time for a few epochs only.
+
+    What a decoder takes from the source goes in by one matrix and out by another. Here the second is the transpose of
+    the first, so that from the first step on a word that is looked at is more likely to be written.
+    """
     config = T5Config(
         vocab_size=len(tokenizer), d_model=args.width, d_kv=args.width // 4, d_ff=2 * args.width, num_heads=4,
-        num_layers=args.layers, dropout_rate=0.0, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        num_layers=args.layers, dropout_rate=0.0, feed_forward_proj="gated-gelu",
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return T5ForConditionalGeneration(config)
+    model = T5ForConditionalGeneration(config)
+    for block in model.decoder.block:
+        attention = block.layer[1].EncDecAttention
+        attention.o.weight.data.copy_(attention.v.weight.data.T)
+    return model
 
 
 def finish(
@@ -186,14 +194,20 @@ def finish(
     task: str,
     summary: str,
     data: DatasetDict,
-    trainer: Trainer | None = None,
+    model: Trainer | PreTrainedTokenizerFast,
+    curves: Curves | None = None,
 ) -> None:
-    """Save the model with its losses (`loss.png`), and its card (`README.md`); print the scores (`results.json`)."""
+    """Save what was trained, its losses or other `curves` (`curve.png`), its card (`README.md`), and print the scores,
+    which are in `results.json` as well.
+    """
     seconds = time.perf_counter() - START
     args.out.mkdir(parents=True, exist_ok=True)
-    if trainer is not None:
-        trainer.save_model()
-        draw_losses(trainer.state.log_history, args.out / "loss.png", title=summary)
+    if isinstance(model, Trainer):
+        model.save_model()
+        draw(losses(model.state.log_history), args.out / "curve.png", title=summary)
+    else:
+        model.save_pretrained(args.out)
+        draw(curves, args.out / "curve.png", title=summary, xlabel="vocabulary", ylabel="characters per token")
     source = args.dataset or args.train_file or f"the standard library of Python {platform.python_version()}"
     card = model_card(
         args.out.name,

@@ -25,7 +25,7 @@ from minihf import (
     group_texts,
     set_seed,
 )
-from minihf.data.python_tasks import signatures
+from minihf.data.python_tasks import functions
 
 COLUMNS = ["text"]
 
@@ -76,11 +76,11 @@ def main(argv: list[str] | None = None) -> None:
         "baseline: token frequencies": frequencies(blocks["train"]["input_ids"], found.label_ids[at_gaps], tokenizer),
         "this model": {"loss": loss, "perplexity": math.exp(loss), "accuracy": right},
     }
-    finish(args, scores, trainer=trainer, task="fill-mask", summary="a masked language model", data=data)
+    finish(args, scores, model=trainer, task="fill-mask", summary="a masked language model", data=data)
 
 
 def docstrings(texts: list[str]) -> list[dict[str, str]]:
-    return [{"text": row["docstring"]} for row in signatures(texts)]
+    return [{"text": f.docstring} for text in texts for f in functions(text) if f.docstring]
 
 
 def with_gaps(blocks, gaps: DataCollatorForLanguageModeling) -> list[dict[str, list[int]]]:

@@ -1,6 +1,6 @@
 """A text to its summary: T5.
 
-By default: the signature and the rest of a docstring to its first sentence.
+By default: from the rest of a docstring, and the function's signature, to the docstring's first sentence.
 
     python train/summarize.py
     python train/summarize.py --dataset xsum --columns document summary --model t5-small --learning-rate 3e-4
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     scores = {who: rouge(guess, right) for who, guess in guesses.items()}
     show(source, right, guesses["this model"])
-    finish(args, scores, trainer=trainer, task="summarization", summary="a text to its summary", data=data)
+    finish(args, scores, model=trainer, task="summarization", summary="a text to its summary", data=data)
 
 
 def rouge(guesses: list[str], right: list[str]) -> dict[str, float]:

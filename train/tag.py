@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         for who, guess in {"baseline: a word's most frequent tag": frequent, "this model": guesses}.items()
     }
-    finish(args, scores, trainer=trainer, task="token-classification", summary="a tag for each word", data=data)
+    finish(args, scores, model=trainer, task="token-classification", summary="a tag for each word", data=data)
 
 
 def with_names(data):

@@ -1,6 +1,6 @@
 """One text to another, as from English to French: T5.
 
-By default: from a docstring to the signature of its function.
+By default: from a docstring to the signature of its function, whose name is told.
 
     python train/translate.py
     python train/translate.py --train-file pairs.csv --columns english french --model t5-small --learning-rate 3e-4
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         for who, guess in guesses.items()
     }
     show(source, right, guesses["this model"])
-    finish(args, scores, trainer=trainer, task="translation", summary="one text to another", data=data)
+    finish(args, scores, model=trainer, task="translation", summary="one text to another", data=data)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def functions(text: str) -> Iterator[Function]:
         for part in ast.walk(node.args):
             if isinstance(part, ast.arg):
                 part.annotation = None
-        signature = f"{node.name}({ast.unparse(node.args)})"
+        signature = f"({ast.unparse(node.args)})"
         yield Function(node.name, signature, ast.unparse(node), one_line(docstring), *sentences(docstring), known)
 
 
@@ -286,29 +286,31 @@ def asked(function: AnyFunction) -> Iterator[tuple[str, ast.expr]]:
 
 
 def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
-    """A row for each documented function: its `docstring` and its `signature`, as in "seek(self, offset, whence=0)".
+    """A row for each documented function: `docstring`, with the function's name before it, and `signature`.
+
+        {"docstring": "seek: Change stream position.", "signature": "(self, offset, whence=0)"}
 
     Args:
         max_characters: functions with a longer signature are left out.
     """
     found = (function for text in texts for function in functions(text) if function.docstring)
     return [
-        {"docstring": function.docstring, "signature": function.signature}
+        {"docstring": f"{function.name}: {function.docstring}", "signature": function.signature}
         for function in found
         if len(function.signature) <= max_characters
     ]
 
 
 def first_sentences(texts: list[str], *, max_characters: int = 120) -> list[Row]:
-    """A row for each documented function: the `document` is its signature and its docstring without the first sentence,
-    the `summary` that sentence.
+    """A row for each function whose docstring goes on after its first sentence: `document` is the rest of the docstring
+    and the function's name and signature, `summary` the first sentence.
 
     Args:
         max_characters: of a summary; functions with a longer one are left out.
     """
-    found = (function for text in texts for function in functions(text) if function.summary)
+    found = (function for text in texts for function in functions(text) if function.rest)
     return [
-        {"document": f"{function.signature} {function.rest}", "summary": function.summary}
+        {"document": f"{function.rest} {function.name}{function.signature}", "summary": function.summary}
         for function in found
         if len(function.summary) <= max_characters
     ]

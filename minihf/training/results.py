@@ -1,4 +1,4 @@
-"""What is left of a training for people to look at: a loss curve, a table of metrics, a model card.
+"""What is left of a training for people to look at: a curve of the losses, a table of metrics, a model card.
 
 Scores are `{who: {metric: value}}`, such as `{"majority class": {"accuracy": 0.5}, "this model": {"accuracy": 0.8}}`.
 """
@@ -13,24 +13,41 @@ import torch
 Scores = Mapping[str, Mapping[str, float]]
 
 
-def draw_losses(log_history: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "") -> None:
-    """The losses of a `trainer.state.log_history`, of training and of evaluation, as a PNG.
+Curves = Mapping[str, Sequence[tuple[float, float]]]  # what it is: its points
+
+
+def losses(log_history: Sequence[Mapping[str, Any]]) -> Curves:
+    """The losses of a `trainer.state.log_history`, of training and of evaluation, by step.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed. ValueError: no loss was logged.
+        ValueError: no loss was logged.
+    """
+    names = {"loss": "training", "eval_loss": "held out"}
+    curves = {
+        label: [(entry["step"], float(entry[name])) for entry in log_history if name in entry]
+        for name, label in names.items()
+    }
+    if not curves["training"]:
+        raise ValueError("no loss was logged: train with logging_steps no larger than the number of steps")
+    return {label: points for label, points in curves.items() if points}
+
+
+def draw(curves: Curves, path: str | Path, *, title: str = "", xlabel: str = "step", ylabel: str = "loss") -> None:
+    """Curves in one picture, a PNG.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(f'{missing}; install it with: pip install "minihf[train]"') from missing
-    if not any("loss" in entry for entry in log_history):
-        raise ValueError("no loss was logged: train with logging_steps less than the number of steps")
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, label, style in (("loss", "training", "-"), ("eval_loss", "held out", "o-")):
-        if points := [(entry["step"], entry[name]) for entry in log_history if name in entry]:
-            axes.plot(*zip(*points, strict=True), style, markersize=4, label=f"{label}: {points[-1][1]:.2f} at the end")
-    axes.set(title=title, xlabel="step", ylabel="loss (nats)")
+    for label, points in curves.items():
+        style = "-" if len(points) > 30 else "o-"
+        axes.plot(*zip(*points, strict=True), style, markersize=4, label=f"{label}: {points[-1][1]:.2f} at the end")
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#eeeeee")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -86,7 +103,7 @@ def model_card(
         settings: of the training.
         seconds: that it took.
 
-    It shows `loss.png`, which is expected beside it.
+    It shows `curve.png`, which is expected beside it.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -113,7 +130,7 @@ Data: {data}.
 
 {rows}
 
-![The curve](loss.png)
+![The curve](curve.png)
 
 ## Training
 

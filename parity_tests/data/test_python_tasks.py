@@ -61,7 +61,7 @@ def texts() -> list[str]:
 
 def test_functions_are_read_as_they_are_written():
     push, each, load = functions(SOURCE)
-    assert (push.name, push.signature) == ("push", "push(self, item, *, front=False)")
+    assert (push.name, push.signature) == ("push", "(self, item, *, front=False)")
     assert push.docstring == "Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError."
     assert push.summary == "Put an item on top, e.g. a number."
     assert push.rest == "Nothing is returned. Raises OverflowError."
@@ -169,22 +169,24 @@ def test_defaults_are_those_of_their_parameters(source):
 def test_signatures_and_summaries():
     assert signatures([SOURCE]) == [
         {
-            "docstring": "Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError.",
-            "signature": "push(self, item, *, front=False)",
+            "docstring": "push: Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError.",
+            "signature": "(self, item, *, front=False)",
         },
-        {"docstring": "Go through all.", "signature": "each(self)"},
+        {"docstring": "each: Go through all.", "signature": "(self)"},
     ]
-    assert first_sentences([SOURCE])[0] == {
-        "document": "push(self, item, *, front=False) Nothing is returned. Raises OverflowError.",
+    (summary,) = first_sentences([SOURCE])  # nothing follows that of `each`
+    assert summary == {
+        "document": "Nothing is returned. Raises OverflowError. push(self, item, *, front=False)",
         "summary": "Put an item on top, e.g. a number.",
     }
-    assert len(signatures([SOURCE], max_characters=10)) == len(first_sentences([SOURCE], max_characters=20)) == 1
+    assert len(signatures([SOURCE], max_characters=10)) == 1
+    assert first_sentences([SOURCE], max_characters=20) == []
 
 
 @pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences])
 def test_this_pythons_own_files(texts, maker):
     rows = maker(texts)
-    assert len(rows) > 100
+    assert len(rows) > 80
     assert rows == maker(texts)
     assert len({tuple(row) for row in rows}) == 1
     for row in rows:
@@ -208,6 +210,6 @@ def test_the_held_out_files_have_nothing_that_was_learnt(texts):
     copied = [*texts[:9], texts[0] + "\ndef quite_new():\n    '''Not seen before.'''\n"]
     train, test = split_task(signatures, copied, unique=("docstring", "signature"))
     assert train == signatures(copied[:9])
-    assert test == [{"docstring": "Not seen before.", "signature": "quite_new()"}]
+    assert test == [{"docstring": "quite_new: Not seen before.", "signature": "()"}]
     with pytest.raises(ValueError, match="leaves one side without any"):
         split_task(signatures, texts[:5], unique=("signature",))
