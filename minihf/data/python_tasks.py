@@ -1,0 +1,316 @@
+"""Tasks to learn that are always there: real labels, made from the functions of Python's own standard library.
+
+    docstring_pairs      does this docstring belong to this function?     two sentences and a label, as MRPC
+    name_roles           which role has each name in this code?           words and tags, as CoNLL-2003
+    code_questions       what does this function return, or raise?        a span of the context, as SQuAD
+    signatures           docstring to signature                           two texts, as a translation
+    first_sentences      a docstring to its first sentence                a document and its summary
+
+Each maker is a pure function: the texts of source files in, rows out, in the order of the files. What is right is asked
+of Python's own parser (`ast`), not guessed. Functions are written out anew by `ast.unparse`, which leaves comments out
+and gives all code one style; it differs a little from one version of Python to the next.
+
+`split_task` holds out whole files.
+"""
+
+import ast
+import builtins
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import StringIO
+from tokenize import NAME, NUMBER, OP, STRING, generate_tokens
+from typing import Any
+
+from minihf.data.corpus import split
+
+Row = dict[str, Any]
+AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
+ROLES = ("ARGUMENT", "ATTRIBUTE", "CLASS", "FUNCTION", "GLOBAL", "KEYWORD", "METHOD", "MODULE", "VARIABLE")
+
+
+def split_task(
+    maker: Callable[[list[str]], list[Row]], texts: list[str], *, unique: tuple[str, ...], every: int = 10
+) -> tuple[list[Row], list[Row]]:
+    """Rows to train on, and rows of every `every`-th file, held out.
+
+    Some files repeat parts of others: of the held-out rows those are left out whose `unique` columns, together, are
+    also among the rows to train on.
+
+    Raises:
+        ValueError: there are too few texts for both sides.
+    """
+    train, test = (maker(side) for side in split(texts, every))
+    seen = {tuple(map(str, (row[name] for name in unique))) for row in train}
+    return train, [row for row in test if tuple(map(str, (row[name] for name in unique))) not in seen]
+
+
+# Functions
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function without its docstring and the annotations of its parameters, and the docstring, each text of it on one
+    line; empty where there is none."""
+
+    name: str
+    signature: str
+    code: str
+    docstring: str
+    summary: str  # the docstring's first sentence
+    rest: str  # and what follows
+    known: dict[str, str]  # what its file defines: name -> role
+
+
+def functions(text: str) -> Iterator[Function]:
+    """The functions and methods of a source file, in their order; those inside another are part of that one.
+
+    A file that this Python cannot read has none.
+    """
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return
+    known = defined(tree.body)
+    for node in outermost(tree):
+        docstring = ast.get_docstring(node) or ""
+        if docstring:
+            node.body = node.body[1:] or [ast.Pass()]
+        for part in ast.walk(node.args):
+            if isinstance(part, ast.arg):
+                part.annotation = None
+        signature = f"({ast.unparse(node.args)})"
+        yield Function(node.name, signature, ast.unparse(node), one_line(docstring), *sentences(docstring), known)
+
+
+def outermost(node: ast.AST) -> Iterator[AnyFunction]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, AnyFunction):
+            yield child
+        else:
+            yield from outermost(child)
+
+
+def sentences(docstring: str) -> tuple[str, str]:
+    """The first sentence of a docstring, and the rest: it ends with its first paragraph, or at a full stop before."""
+    first, _, others = docstring.partition("\n\n")
+    summary, *rest = re.split(r"(?<=[.!?])\s+(?=[A-Z])", one_line(first), maxsplit=1)
+    return summary, one_line(" ".join([*rest, others]))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# Does this docstring belong to this function?
+
+
+def docstring_pairs(texts: list[str], *, max_characters: int = 400, seed: int = 0) -> list[Row]:
+    """Two rows for each documented function: with its own summary, label 1, and with another function's, label 0.
+
+    Args:
+        max_characters: functions whose code is longer are left out.
+        seed: of who gets whose.
+
+    Returns:
+        Rows of `sentence1` (the summary), `sentence2` (the code) and `label`.
+    """
+    found = [f for text in texts for f in functions(text) if f.summary and len(f.code) <= max_characters]
+    others = found[:]
+    random.Random(seed).shuffle(others)
+    rows = []
+    for own, other in zip(found, others, strict=True):
+        rows.append({"sentence1": own.summary, "sentence2": own.code, "label": 1})
+        if other.summary != own.summary:
+            rows.append({"sentence1": other.summary, "sentence2": own.code, "label": 0})
+    return rows
+
+
+# Which role has each name in this code?
+
+
+def name_roles(texts: list[str], *, max_tokens: int = 100) -> list[Row]:
+    """A row for each function: its `tokens`, and their `ner_tags`.
+
+    A tag is "O", or "B-" or "I-" and one of ROLES: a name in a function is its argument or its variable, an attribute
+    or a method of something, the keyword of a call, or it is known from outside: a module, a class, a function, or
+    anything else (GLOBAL), as the file or Python's builtins define it. Only the names of modules are of several tokens.
+
+    Args:
+        max_tokens: functions with more are left out; so are those with f-strings, which not every Python cuts alike.
+    """
+    rows = []
+    for text in texts:
+        for function in functions(text):
+            tree = ast.parse(function.code)
+            strange = not function.code.isascii() or any(isinstance(node, ast.JoinedStr) for node in ast.walk(tree))
+            tokens = [] if strange else words(function.code)
+            if 0 < len(tokens) <= max_tokens:
+                tags = {}
+                for line, start, end, role in roles(tree, function.known):
+                    inside = [place for _, place in tokens if place[0] == line and start <= place[1] < end]
+                    tags |= {place: f"{'B' if place[1] == start else 'I'}-{role}" for place in inside}
+                tags = [tags.get(place, "O") for _, place in tokens]
+                rows.append({"tokens": [word for word, _ in tokens], "ner_tags": tags})
+    return rows
+
+
+def words(code: str) -> list[tuple[str, tuple[int, int]]]:
+    """The names, numbers, strings and operators of a program, and where each begins, (line, column)."""
+    tokens = generate_tokens(StringIO(code).readline)
+    return [(token.string, token.start) for token in tokens if token.type in (NAME, NUMBER, OP, STRING)]
+
+
+def roles(tree: ast.Module, known: dict[str, str]) -> Iterator[tuple[int, int, int, str]]:
+    """(line, first column, end column, role) of each name in a function that `ast.unparse` has written.
+
+    The tree tells where most names are. The others follow a keyword, in code of that style after one space.
+    """
+    nodes = list(ast.walk(tree))
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+    stored -= {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    known = known | dict.fromkeys(stored, "VARIABLE") | dict.fromkeys(arguments, "ARGUMENT") | defined(nodes)
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+
+    def after(node: ast.AST, keyword: str, name: str, role: str) -> tuple[int, int, int, str]:
+        start = node.col_offset + len(keyword) + 1
+        return node.lineno, start, start + len(name), role
+
+    def at_end(node: ast.AST, name: str, role: str) -> tuple[int, int, int, str]:
+        return node.end_lineno, node.end_col_offset - len(name), node.end_col_offset, role
+
+    for node in nodes:
+        match node:
+            case ast.Name(id=name):
+                yield at_end(node, name, known.get(name) or builtin_role(name))
+            case ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                role = "ARGUMENT" if isinstance(node, ast.arg) else "KEYWORD"
+                yield node.lineno, node.col_offset, node.col_offset + len(name), role
+            case ast.Attribute(attr=name):
+                yield at_end(node, name, "METHOD" if id(node) in called else "ATTRIBUTE")
+            case ast.FunctionDef(name=name):
+                yield after(node, "def", name, "FUNCTION")
+            case ast.AsyncFunctionDef(name=name):
+                yield after(node, "async def", name, "FUNCTION")
+            case ast.ClassDef(name=name):
+                yield after(node, "class", name, "CLASS")
+            case ast.ExceptHandler(name=str(name)):
+                start = node.type.end_col_offset + len(" as ")
+                yield node.type.end_lineno, start, start + len(name), "VARIABLE"
+            case ast.Import(names=names):
+                for alias in names:
+                    yield alias.lineno, alias.col_offset, alias.col_offset + len(alias.name), "MODULE"
+                    yield at_end(alias, alias.asname or alias.name, "MODULE")
+            case ast.ImportFrom(module=module, names=names, level=level):
+                yield after(node, "from", "." * level + (module or ""), "MODULE")
+                for alias in names:
+                    yield alias.lineno, alias.col_offset, alias.col_offset + len(alias.name), "GLOBAL"
+                    yield at_end(alias, alias.asname or alias.name, "GLOBAL")
+
+
+def defined(nodes: list[ast.AST]) -> dict[str, str]:
+    """What these statements define: name -> role."""
+    found = {}
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                found |= {(alias.asname or alias.name).partition(".")[0]: "MODULE" for alias in names}
+            case ast.ImportFrom(names=names):
+                found |= {alias.asname or alias.name: "GLOBAL" for alias in names}
+            case ast.ClassDef(name=name):
+                found[name] = "CLASS"
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found[name] = "FUNCTION"
+    return found
+
+
+def builtin_role(name: str) -> str:
+    thing = getattr(builtins, name, None)
+    return "CLASS" if isinstance(thing, type) else "FUNCTION" if callable(thing) else "GLOBAL"
+
+
+# What does this function return, raise, go through, take for granted?
+
+
+def code_questions(texts: list[str], *, max_characters: int = 600) -> list[Row]:
+    """Questions about functions, whose answers are spans of their code.
+
+    Asked is only what has one answer: the value of the single `return`, the error of the single `raise`, what the
+    single `for` goes through, and the default of a parameter.
+
+    Args:
+        max_characters: functions whose code is longer are left out.
+
+    Returns:
+        Rows of `id`, `context` (the code), `question`, and `answers`: `text` and `answer_start`, a list of one each.
+    """
+    rows = []
+    for text in texts:
+        for function in functions(text):
+            code = function.code
+            if len(code) > max_characters or not code.isascii():
+                continue
+            lines = code.splitlines(keepends=True)
+            for question, node in asked(ast.parse(code).body[0]):
+                start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
+                answer = {"text": [ast.get_source_segment(code, node)], "answer_start": [start]}
+                rows.append({"id": str(len(rows)), "context": code, "question": question, "answers": answer})
+    return rows
+
+
+def asked(function: AnyFunction) -> Iterator[tuple[str, ast.expr]]:
+    """(question, the expression that answers it)."""
+    nodes = list(ast.walk(function))
+    values = [node.value for node in nodes if isinstance(node, ast.Return) and node.value]
+    raised = [node.exc for node in nodes if isinstance(node, ast.Raise) and node.exc]
+    iterated = [node.iter for node in nodes if isinstance(node, ast.For | ast.AsyncFor)]
+    for question, found in (
+        (f"What does {function.name} return?", values),
+        (f"What does {function.name} raise?", raised),
+        (f"What does {function.name} loop over?", iterated),
+    ):
+        if len(found) == 1:
+            yield question, found[0]
+    arguments = function.args.posonlyargs + function.args.args
+    defaults = function.args.defaults
+    named = zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True)
+    for argument, default in (*named, *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)):
+        if default is not None:
+            yield f"What is {argument.arg} by default?", default
+
+
+# Docstring to signature, and to its first sentence
+
+
+def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
+    """A row for each documented function: `docstring`, with the function's name before it, and `signature`.
+
+        {"docstring": "seek: Change stream position.", "signature": "(self, offset, whence=0)"}
+
+    Args:
+        max_characters: functions with a longer signature are left out.
+    """
+    found = (function for text in texts for function in functions(text) if function.docstring)
+    return [
+        {"docstring": f"{function.name}: {function.docstring}", "signature": function.signature}
+        for function in found
+        if len(function.signature) <= max_characters
+    ]
+
+
+def first_sentences(texts: list[str], *, max_characters: int = 120) -> list[Row]:
+    """A row for each function whose docstring goes on after its first sentence: `document` is the rest of the docstring
+    and the function's name and signature, `summary` the first sentence.
+
+    Args:
+        max_characters: of a summary; functions with a longer one are left out.
+    """
+    found = (function for text in texts for function in functions(text) if function.rest)
+    return [
+        {"document": f"{function.rest} {function.name}{function.signature}", "summary": function.summary}
+        for function in found
+        if len(function.summary) <= max_characters
+    ]

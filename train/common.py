@@ -1,0 +1,233 @@
+"""What all recipes share: their arguments, their data, a new tokenizer, and what they leave behind."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Read on import. On a busy machine, threads that spin while they wait make small steps many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+try:
+    import torch
+    from datasets import Dataset, DatasetDict, load_dataset
+    from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
+
+    from minihf import BertTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, Trainer
+    from minihf.data.corpus import read_corpus
+    from minihf.data.python_tasks import Row, split_task
+    from minihf.training.results import Curves, draw, losses, model_card, print_scores
+except ModuleNotFoundError as missing:
+    sys.exit(f'{missing}. What the recipes need comes with this, in the repository: pip install -e ".[train]"')
+
+START = time.perf_counter()
+
+
+def arguments(
+    about: str | None, *, columns: Iterable[str], network: bool = True, **defaults: Any
+) -> argparse.ArgumentParser:
+    """The arguments of every recipe; `defaults` are this one's. `columns` are what its data are called.
+
+    With `network=False` those are left out that belong to a network.
+    """
+    columns = list(columns)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    group = parser.add_argument_group("data", "without --dataset or --train-file, a task made of this Python's library")
+    group.add_argument("--dataset", help="name of a data set of the hub")
+    group.add_argument("--dataset-config", help="which of its configurations, such as mrpc of glue")
+    group.add_argument("--train-file", type=Path, help="a .csv, .json, .jsonl or .txt file")
+    group.add_argument("--test-file", type=Path, help="another one to judge by; without it a tenth is held out")
+    group.add_argument("--columns", nargs="+", default=columns, help="what your data call these columns")
+    group.add_argument("--source-bytes", type=int, help="read no more of the library than this")
+    group.add_argument("--max-test", type=int, default=defaults.pop("max_test", 500), help="rows to judge by, at most")
+    if network:
+        group = parser.add_argument_group("model")
+        group.add_argument("--model", help="a checkpoint to fine-tune, a folder or a hub name, instead of a new model")
+        group.add_argument("--layers", type=int, help="of a new model")
+        group.add_argument("--width", type=int, help="of a new model")
+        group.add_argument("--max-length", type=int, help="tokens of an input")
+    parser.add_argument("--vocab-size", type=int, help="of a new tokenizer")
+    if network:
+        group = parser.add_argument_group("training")
+        group.add_argument("--epochs", type=float, help="times to go through the data")
+        group.add_argument("--max-steps", type=int, default=-1, help="steps to stop after; -1: as the epochs say")
+        group.add_argument("--batch-size", type=int)
+        group.add_argument("--learning-rate", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the model, its card and the curve")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def load(
+    args: argparse.Namespace,
+    columns: list[str],
+    maker: Callable[[list[str]], list[Row]],
+    unique: tuple[str, ...],
+) -> DatasetDict:
+    """The data that the arguments name, or that `maker` makes: "train" and "test", with these columns."""
+    if args.dataset and args.train_file:
+        sys.exit("--dataset and --train-file are both given, and only one can be read")
+    if len(args.columns) > len(columns):
+        sys.exit(f"--columns takes at most {len(columns)} names, for {' '.join(columns)}; {len(args.columns)} came")
+    if args.dataset or args.train_file:
+        parts = load_dataset(args.dataset, args.dataset_config) if args.dataset else local(args)
+        if any("." in name for name in args.columns):
+            parts = parts.flatten()  # translation.en is in the column translation
+        train = parts["train"]
+        test = next((parts[name] for name in ("validation", "test") if name in parts), None)
+        if test is None:
+            train, test = train.train_test_split(0.1, seed=args.seed).values()
+        if absent := set(args.columns) - set(train.column_names):
+            sys.exit(f"the data have the columns {train.column_names}, not {sorted(absent)}: name yours by --columns")
+        data = DatasetDict(train=train, test=test).select_columns(args.columns)
+        names = dict(zip(args.columns, columns, strict=False))
+        data = data.rename_columns({old: new for old, new in names.items() if old != new})
+    else:
+        train, test = split_task(maker, read_corpus(args.source_bytes), unique=unique)
+        data = DatasetDict(train=Dataset.from_list(train), test=Dataset.from_list(test))
+    data["test"] = data["test"].shuffle(seed=args.seed).select(range(min(args.max_test, len(data["test"]))))
+    print(f"{len(data['train']):,} rows to train on, {len(data['test']):,} held out")
+    return data
+
+
+def local(args: argparse.Namespace) -> DatasetDict:
+    files = {"train": args.train_file, "test": args.test_file}
+    files = {name: str(path) for name, path in files.items() if path is not None}
+    kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
+    kind = kinds.get(args.train_file.suffix)
+    if kind is None:
+        sys.exit(f"{args.train_file} is none of {', '.join(kinds)}")
+    # A text file is read whole: what it is cut into is the model's business.
+    return load_dataset(kind, data_files=files, **({"sample_by": "document"} if kind == "text" else {}))
+
+
+# A new tokenizer
+
+
+def word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> BertTokenizer:
+    """WordPiece, as BERT's; a word ends at each character that is no letter and no digit."""
+    engine = BertWordPieceTokenizer(lowercase=lowercase)
+    engine.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+    frame = [(token, engine.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    engine.post_processor = processors.BertProcessing(*frame)
+    return BertTokenizer(tokenizer_object=engine._tokenizer)
+
+
+def byte_pieces(texts: Iterable[str], vocab_size: int, *, frame: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, as GPT-2's, to which nothing is unknown; with `frame` each text has an end, as T5's."""
+    engine = ByteLevelBPETokenizer()
+    engine.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=["<pad>", "</s>"], show_progress=False)
+    if frame:
+        engine.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", engine.token_to_id("</s>"))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=engine._tokenizer, pad_token="<pad>", eos_token="</s>", bos_token=None if frame else "</s>"
+    )
+
+
+# The training, and what it leaves
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What all recipes tell `TrainingArguments`."""
+    return {
+        "output_dir": str(args.out),
+        "per_device_train_batch_size": args.batch_size,
+        "per_device_eval_batch_size": 2 * args.batch_size,
+        "num_train_epochs": args.epochs,
+        "max_steps": args.max_steps,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,  # of all steps
+        "weight_decay": 0.01,
+        "logging_steps": 10,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": args.seed,
+        "dataloader_pin_memory": False,
+    }
+
+
+def seq2seq_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The same for `Seq2SeqTrainingArguments`, of recipes whose models are judged by what they write."""
+    return settings(args) | {
+        "train_sampling_strategy": "group_by_length",
+        "predict_with_generate": True,
+        "generation_max_length": args.max_length,
+    }
+
+
+def small_t5(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+    """A new T5, without dropout, as there is time for a few epochs only.
+
+    What a decoder takes from the source goes in by one matrix and out by another. Here the second is the transpose of
+    the first, so that from the first step on a word that is looked at is more likely to be written.
+    """
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=args.width, d_kv=args.width // 4, d_ff=2 * args.width, num_heads=4,
+        num_layers=args.layers, dropout_rate=0.0, feed_forward_proj="gated-gelu",
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config)
+    for block in model.decoder.block:
+        attention = block.layer[1].EncDecAttention
+        attention.o.weight.data.copy_(attention.v.weight.data.T)
+    return model
+
+
+def finish(
+    args: argparse.Namespace,
+    scores: Mapping[str, Mapping[str, float]],
+    *,
+    task: str,
+    summary: str,
+    data: DatasetDict,
+    model: Trainer | PreTrainedTokenizerFast,
+    curves: Curves | None = None,
+) -> None:
+    """Save what was trained, its losses or other `curves` (`curve.png`), its card (`README.md`), and print the scores,
+    which are in `results.json` as well.
+    """
+    seconds = time.perf_counter() - START
+    args.out.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, Trainer):
+        model.save_model()
+        draw(losses(model.state.log_history), args.out / "curve.png", title=summary)
+    else:
+        model.save_pretrained(args.out)
+        draw(curves, args.out / "curve.png", title=summary, xlabel="vocabulary", ylabel="characters per token")
+    source = args.dataset or args.train_file or f"the standard library of Python {platform.python_version()}"
+    card = model_card(
+        args.out.name,
+        summary,
+        scores,
+        task=task,
+        data=f"{source}: {len(data['train']):,} rows to train on, {len(data['test']):,} held out",
+        settings={name: value for name, value in vars(args).items() if value is not None},
+        seconds=seconds,
+    )
+    (args.out / "README.md").write_text(card, encoding="utf-8")
+    results = json.dumps({"seconds": round(seconds, 1), "scores": scores}, indent=2)
+    (args.out / "results.json").write_text(results, encoding="utf-8")
+    print_scores(scores, title=summary)
+    print(f"{seconds:.0f} s in all, with {torch.get_num_threads()} threads; the files are in {args.out.resolve()}")
+
+
+def show(source: list[str], target: list[str], written: list[str], rows: int = 3) -> None:
+    """The first rows of what came, what was right, and what was written."""
+    for row in zip(source[:rows], target, written, strict=False):
+        print()
+        for name, text in zip(("source", "target", "written"), row, strict=True):
+            print(f"{name:8}{text[:100]}")
