@@ -5,17 +5,10 @@ The margins are those of a few dozen steps on a part of the data; the README has
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib.image
 import pytest
-import torch
-from huggingface_hub import ModelCard
-
-from minihf import AutoTokenizer, pipeline
 
 TRAIN = Path(__file__).resolve().parents[2] / "train"
 RECIPES = ("answer", "classify", "clm", "mlm", "summarize", "tag", "tokenizer", "translate")
