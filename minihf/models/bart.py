@@ -394,7 +394,7 @@ class BartForConditionalGeneration(BartPreTrainedModel):
     def forward(
         self, input_ids=None, attention_mask=None, decoder_input_ids=None, decoder_attention_mask=None,
         encoder_outputs=None, past_key_values=None, inputs_embeds=None, decoder_inputs_embeds=None, labels=None,
-        use_cache=None
+        use_cache=None, num_items_in_batch=None
     ) -> Seq2SeqLMOutput:
         """labels: (B, T), the decoder's text, or -100; without `decoder_input_ids`, these are the labels shifted."""
         if labels is not None:
@@ -405,7 +405,8 @@ class BartForConditionalGeneration(BartPreTrainedModel):
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache
         )
-        loss, logits = predict_words(self.lm_head, x.last_hidden_state, labels, bias=self.final_logits_bias)
+        state, bias = x.last_hidden_state, self.final_logits_bias
+        loss, logits = predict_words(self.lm_head, state, labels, num_items_in_batch, bias=bias)
         return Seq2SeqLMOutput(loss, logits, *x.rest())
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
@@ -521,7 +522,8 @@ class BartForCausalLM(BartPreTrainedModel):
 
     def forward(
         self, input_ids=None, attention_mask=None, encoder_hidden_states=None, encoder_attention_mask=None,
-        past_key_values=None, inputs_embeds=None, labels=None, use_cache=None, logits_to_keep=0
+        past_key_values=None, inputs_embeds=None, labels=None, use_cache=None, logits_to_keep=0,
+        num_items_in_batch=None
     ) -> CausalLMOutput:
         """labels: (B, T), of the token *after* each of `input_ids`: not shifted here, unlike other language models'."""
         x = self.model(
@@ -529,4 +531,4 @@ class BartForCausalLM(BartPreTrainedModel):
             use_cache
         )
         state = last_tokens(x.last_hidden_state, logits_to_keep)
-        return CausalLMOutput(*predict_words(self.lm_head, state, labels), x.past_key_values)
+        return CausalLMOutput(*predict_words(self.lm_head, state, labels, num_items_in_batch), x.past_key_values)

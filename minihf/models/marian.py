@@ -395,7 +395,7 @@ class MarianMTModel(MarianPreTrainedModel):
     def forward(
         self, input_ids=None, attention_mask=None, decoder_input_ids=None, decoder_attention_mask=None,
         encoder_outputs=None, past_key_values=None, inputs_embeds=None, decoder_inputs_embeds=None, labels=None,
-        use_cache=None
+        use_cache=None, num_items_in_batch=None
     ) -> Seq2SeqLMOutput:
         """labels: the translation (B, T), or -100 where it counts for nothing; decoder ids are made of it if absent."""
         if labels is not None:
@@ -406,7 +406,8 @@ class MarianMTModel(MarianPreTrainedModel):
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache
         )
-        loss, logits = predict_words(self.lm_head, x.last_hidden_state, labels, bias=self.final_logits_bias)
+        state, bias = x.last_hidden_state, self.final_logits_bias
+        loss, logits = predict_words(self.lm_head, state, labels, num_items_in_batch, bias=bias)
         return Seq2SeqLMOutput(loss, logits, *x.rest())
 
 
@@ -450,7 +451,8 @@ class MarianForCausalLM(MarianPreTrainedModel):
 
     def forward(
         self, input_ids=None, attention_mask=None, encoder_hidden_states=None, encoder_attention_mask=None,
-        past_key_values=None, inputs_embeds=None, labels=None, use_cache=None, logits_to_keep=0
+        past_key_values=None, inputs_embeds=None, labels=None, use_cache=None, logits_to_keep=0,
+        num_items_in_batch=None
     ) -> CausalLMOutput:
         """labels: (B, T), compared with the logits of the same place: shifted by the caller, as in the reference."""
         x = self.model(
@@ -458,4 +460,4 @@ class MarianForCausalLM(MarianPreTrainedModel):
             use_cache
         )
         state = last_tokens(x.last_hidden_state, logits_to_keep)
-        return CausalLMOutput(*predict_words(self.lm_head, state, labels), x.past_key_values)
+        return CausalLMOutput(*predict_words(self.lm_head, state, labels, num_items_in_batch), x.past_key_values)

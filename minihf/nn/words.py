@@ -47,7 +47,7 @@ def predict_words(
         return None, logits()
     modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
     *before, last = parts
-    if not isinstance(last, nn.Linear):
+    if hasattr(last, "decoder"):
         before, last = [*before, last.transform], last.decoder
     if not last.training or type(last) not in (nn.Linear, Linear) or any(map(is_opaque, modules)):
         y = logits()

@@ -230,3 +230,18 @@ def test_every_head_over_the_vocabulary_spares_its_logits_in_training(name):
         results.append([out.loss, out[field], *(p.grad for p in ours.parameters() if p.grad is not None)])
     for mine, other in zip(*results, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+TWO_LOSSES = "PreTraining", "DoubleHeads"
+WORDS = [name for name, cls in CLASSES.items() if cls.output_embeddings and not any(x in name for x in TWO_LOSSES)]
+
+
+@pytest.mark.parametrize("name", [name for name in WORDS if takes(CLASSES[name], "labels")])
+def test_each_loss_of_words_takes_the_number_of_items(name):
+    """Of this batch and others, whose gradients are added up with these: the sum of the loss is divided by it."""
+    model = CLASSES[name](CLASSES[name].config_class(**SIZES)).eval()
+    inputs = inputs_for(name, labels=True)
+    inputs["labels"] = torch.randint(3, 37, (2, 7))
+    mean, share = model(**inputs).loss, model(**inputs, num_items_in_batch=28).loss
+    tokens = float(28 * share / mean)
+    assert tokens == pytest.approx(14) or tokens == pytest.approx(12)  # the last of a text may have no next one

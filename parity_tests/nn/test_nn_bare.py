@@ -116,6 +116,8 @@ def test_containers_and_layers_put_in_by_others_work():
     model.eval()
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(model.generate(ids, max_new_tokens=5), model.generate(ids, max_new_tokens=5, use_cache=False))
+    out = model(ids, labels=ids)
+    torch.testing.assert_close(out.loss, nn.functional.cross_entropy(out.logits[0, :-1], ids[0, 1:]))
 
 
 def test_a_method_changed_after_a_first_use_counts(monkeypatch):
