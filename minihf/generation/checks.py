@@ -71,6 +71,8 @@ def check_values(config: Any) -> None:
     for name, least in AT_LEAST.items():
         value = getattr(config, name)
         require(name, value is None or value >= least, f"{least} or more")
+    penalty = config.length_penalty
+    require("length_penalty", penalty is None or math.isfinite(penalty), "a finite number")
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         value = getattr(config, name)
         require(name, value is None or value > 0, "above 0; 1 is no penalty")

@@ -56,7 +56,7 @@ def prompts_of_decoder(
         ids = torch.empty(len(embeds), 0, dtype=torch.long, device=embeds.device)
         if input_ids is not None and input_ids.numel():
             raise ValueError("generate got input_ids and inputs_embeds: pass the prompts once")
-        mask = checked_mask(attention_mask, embeds.shape[:2], "inputs_embeds")
+        mask = checked_mask(attention_mask, embeds.shape[:2], "inputs_embeds", model)
         return Prompts(ids, mask, inputs_embeds=embeds, cache=cache)
     if input_ids is None:
         if config.bos_token_id is None:
@@ -65,7 +65,7 @@ def prompts_of_decoder(
     ids = checked_ids(input_ids, model)
     if attention_mask is None and config.pad_token_id is not None and config.pad_token_id not in config.end_tokens:
         attention_mask = (ids != config.pad_token_id).long()
-    mask = checked_mask(attention_mask, ids.shape, "input_ids")
+    mask = checked_mask(attention_mask, ids.shape, "input_ids", model)
     if token_type_ids is not None and token_type_ids.shape != ids.shape:
         raise ValueError(
             f"token_type_ids has shape {tuple(token_type_ids.shape)}, expected that of input_ids, {tuple(ids.shape)}"
@@ -108,15 +108,15 @@ def prompts_of_both(
         shape = source.shape
         if attention_mask is None and config.pad_token_id is not None and config.pad_token_id not in config.end_tokens:
             attention_mask = (source != config.pad_token_id).long()
-    mask = checked_mask(attention_mask, shape, "the encoder's text", warn=False)
+    mask = checked_mask(attention_mask, shape, "the encoder's text", model, warn=False)
     ids = decoder_start(config, shape[0], decoder_input_ids, model)
     check_cache(cache, ids, "decoder_input_ids")
     own = decoder_attention_mask
-    if own is not None and own.size(1) == ids.size(1) - 1:  # for the start token that was put in front
+    if isinstance(own, Tensor) and own.shape == (len(ids), ids.size(1) - 1):  # for the start token that was put in front
         own = torch.cat([own.new_ones(len(own), 1), own], dim=1)
     return Prompts(
         ids,
-        checked_mask(own, ids.shape, "decoder_input_ids"),
+        checked_mask(own, ids.shape, "decoder_input_ids", model),
         cache=cache,
         context={**given, "attention_mask": mask},
         source=source,
@@ -171,7 +171,7 @@ def checked_embeds(embeds: Tensor, model: nn.Module) -> Tensor:
     return embeds.to(model.device)
 
 
-def checked_mask(mask: Tensor | None, shape: Any, of: str, warn: bool = True) -> Tensor | None:
+def checked_mask(mask: Tensor | None, shape: Any, of: str, model: nn.Module, warn: bool = True) -> Tensor | None:
     """The mask of the prompts, or None where nothing is padded: the model is faster without one."""
     if mask is None:
         return None
@@ -179,6 +179,7 @@ def checked_mask(mask: Tensor | None, shape: Any, of: str, warn: bool = True) ->
         raise TypeError(f"the mask of {of} is a {type(mask).__name__}, expected a tensor {tuple(shape)}")
     if mask.shape != torch.Size(shape):
         raise ValueError(f"the mask of {of} has shape {tuple(mask.shape)}, expected that of {of}, {tuple(shape)}")
+    mask = mask.to(model.device)
     if mask.all():
         return None
     if warn and not mask[:, -1].all():

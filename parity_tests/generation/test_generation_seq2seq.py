@@ -121,6 +121,8 @@ def test_what_is_refused(pairs):
         ({"inputs": IDS, "past_key_values": read}, "holds 6 tokens, and decoder_input_ids has 1: pass all ids"),
         ({"inputs": IDS, "forced_bos_token_id": 999}, "the token 999 is to be forced: there are 59 tokens"),
         ({"encoder_outputs": ("state",)}, "encoder_outputs begin with a state"),
+        ({"inputs": IDS, "decoder_attention_mask": [[1], [1]]}, "the mask of decoder_input_ids is a list"),
+        ({"inputs": IDS, "num_beams": 2, "length_penalty": float("nan")}, "length_penalty=nan: expected a finite"),
         ({"encoder_outputs": ()}, "encoder_outputs begin with a state"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
