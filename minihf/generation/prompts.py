@@ -111,8 +111,8 @@ def prompts_of_both(
     mask = checked_mask(attention_mask, shape, "the encoder's text", model, warn=False)
     ids = decoder_start(config, shape[0], decoder_input_ids, model)
     check_cache(cache, ids, "decoder_input_ids")
-    own = decoder_attention_mask
-    if isinstance(own, Tensor) and own.shape == (len(ids), ids.size(1) - 1):  # for the start token that was put in front
+    own = decoder_attention_mask  # the start token may have been put in front
+    if isinstance(own, Tensor) and own.shape == (len(ids), ids.size(1) - 1):
         own = torch.cat([own.new_ones(len(own), 1), own], dim=1)
     return Prompts(
         ids,
