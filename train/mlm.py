@@ -33,7 +33,7 @@ COLUMNS = ["text"]
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
         __doc__, columns=COLUMNS, out="runs/mlm", layers=2, width=128, vocab_size=2000, max_length=64,
-        epochs=12, batch_size=32, learning_rate=3e-3,
+        epochs=5, batch_size=32, learning_rate=3e-3,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, docstrings, unique=("text",))
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         config = BertConfig(
             vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
             intermediate_size=4 * args.width, max_position_embeddings=args.max_length,
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            initializer_range=args.width**-0.5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
         model = BertForMaskedLM(config)
 

@@ -21,14 +21,14 @@ TRAIN = Path(__file__).resolve().parents[2] / "train"
 RECIPES = ("answer", "classify", "clm", "mlm", "summarize", "tag", "tokenizer", "translate")
 # What makes a run short, and by how much a metric of the model is then at least better than the best baseline's.
 SHORT = {
-    "answer": ("--source-bytes 1000000 --max-steps 60 --layers 2 --width 64", "F1", 0.05),
-    "classify": ("--source-bytes 2000000 --max-steps 200 --width 96", "accuracy", 0.08),
-    "clm": ("--source-bytes 1000000 --max-steps 60 --layers 2 --width 64 --vocab-size 1000", "perplexity", -100.0),
-    "mlm": ("--source-bytes 2000000 --max-steps 150 --layers 2 --width 64 --vocab-size 500", "perplexity", -20.0),
-    "summarize": ("--source-bytes 1500000 --max-steps 60 --width 64 --max-test 60", "rougeL", 0.01),
-    "tag": ("--source-bytes 1000000 --max-steps 120 --width 64", "F1", 0.03),
+    "answer": ("--source-bytes 1000000 --max-steps 60 --layers 2 --width 64", "F1", 0.03),
+    "classify": ("--source-bytes 2500000 --max-steps 100", "accuracy", 0.1),
+    "clm": ("--source-bytes 1000000 --max-steps 80 --layers 2 --width 64 --vocab-size 400", "perplexity", -20.0),
+    "mlm": ("--source-bytes 2000000 --max-steps 100 --layers 2 --width 64 --vocab-size 500", "perplexity", -20.0),
+    "summarize": ("--source-bytes 2500000 --max-steps 80 --width 64 --max-test 60", "rougeL", 0.01),
+    "tag": ("--source-bytes 1000000 --max-steps 100 --width 64", "accuracy", 0.02),
     "tokenizer": ("--source-bytes 400000 --vocab-size 1000", "characters per token", 1.0),
-    "translate": ("--source-bytes 1500000 --max-steps 60 --width 64 --max-test 60", "chrF", 1.0),
+    "translate": ("--source-bytes 2500000 --max-steps 150 --width 64 --max-length 32 --max-test 150", "chrF", 1.0),
 }
 
 
