@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kind", choices=KINDS, default="BPE", help="which one to save")
     args = parser.parse_args(argv)
     if args.vocab_size < LEAST:
-        parser.error(f"--vocab-size is {args.vocab_size}; with every byte and the words of a text it is {LEAST} or more")
+        parser.error(f"--vocab-size is {args.vocab_size}; {LEAST} is the least: every byte is one of them")
     data = load(args, COLUMNS, whole_texts, unique=("text",))
     texts, held_out = list(data["train"]["text"]), list(data["test"]["text"])
 
