@@ -1,7 +1,7 @@
 """What `Trainer.evaluate` and `Trainer.predict` do with each batch, and with all of them."""
 
 import inspect
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minihf.nn.output import Output
 from minihf.training.metrics import EvalLoopOutput, EvalPrediction, as_array, joined, nested, number
+from minihf.training.order import length
 
 if TYPE_CHECKING:
     from minihf.training.trainer import Trainer
@@ -71,9 +72,8 @@ def evaluation_loop(
         finite = losses[np.isfinite(losses)] if args.logging_nan_inf_filter else losses
         metrics[f"{prefix}_loss"] = float((finite if len(finite) else losses).mean())
     metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": x for name, x in metrics.items()}
-    dataset = getattr(loader, "dataset", None)
-    samples = len(dataset) if isinstance(dataset, Sized) else seen
-    return EvalLoopOutput(kept["predictions"], kept["label_ids"], metrics, samples)
+    samples = length(getattr(loader, "dataset", None))
+    return EvalLoopOutput(kept["predictions"], kept["label_ids"], metrics, seen if samples is None else samples)
 
 
 def seen_by_metrics(args: Any, values: dict[str, Any]) -> EvalPrediction:

@@ -66,9 +66,17 @@ class LengthGroupedSampler(Sampler[int]):
             yield from each
 
 
+def length(data: Any) -> int | None:
+    """Of a dataset or a loader; None where it is not known. A loader of a stream has a method that fails."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
 def train_sampler(dataset: Any, args: TrainingArguments, input_name: str) -> Sampler[int] | None:
     """The order of training; None where the dataset has its own."""
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+    if isinstance(dataset, IterableDataset) or length(dataset) is None:
         return None
     if args.train_sampling_strategy == "sequential":
         return SequentialSampler(dataset)

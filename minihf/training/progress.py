@@ -1,11 +1,12 @@
 """What a person sees of a run: a bar and the logs, or the logs alone."""
 
-from collections.abc import Sized
+from datetime import timedelta
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from minihf.training.callbacks import TrainerCallback
+from minihf.training.order import length
 
 
 class ProgressCallback(TrainerCallback):
@@ -23,8 +24,9 @@ class ProgressCallback(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.prediction_bar is None:
-            total = len(eval_dataloader) if isinstance(eval_dataloader, Sized) else None
-            self.prediction_bar = tqdm(total=total, leave=self.training_bar is None, dynamic_ncols=True)
+            self.prediction_bar = tqdm(
+                total=length(eval_dataloader), leave=self.training_bar is None, dynamic_ncols=True
+            )
         self.prediction_bar.update(1)
 
     def on_evaluate(self, args, state, control, **kwargs):
@@ -59,3 +61,19 @@ def line(logs: dict[str, Any], longest: int = 10_000) -> str:
         shown[name] = f"{value:.4g}" if isinstance(value, float) else value
     shown.pop("total_flos", None)
     return str(shown)
+
+
+def show_table(title: str, metrics: dict[str, Any]) -> None:
+    """A line each, by name; numbers under one another."""
+    shown = {name: shown_value(name, metrics[name]) for name in sorted(metrics)}
+    names, values = max(map(len, shown), default=0), max(map(len, shown.values()), default=0)
+    rows = [f"  {name:<{names}} = {value:>{values}}" for name, value in shown.items()]
+    tqdm.write("\n".join([f"***** {title} *****", *rows]))
+
+
+def shown_value(name: str, value: Any) -> str:
+    if name.endswith("_runtime"):
+        return str(timedelta(seconds=round(value, 2)))
+    if name == "total_flos":
+        return f"{int(value) >> 30}GF"
+    return str(round(value, 4) if isinstance(value, float) else value)

@@ -124,9 +124,18 @@ def check_weights(folder: Path, model: nn.Module) -> list[str]:
             there = weights.tensors
     except (CheckpointError, FileNotFoundError) as error:
         return [str(error)]
-    here = as_in_file(there, model.state_dict())
-    needed = as_in_file(there, saved_tensors(model))
-    problems = [f"{key}: missing from the file" for key in needed if key not in there]
+    state = model.state_dict(keep_vars=True)
+    # in no memory and in one piece, even where the model is sharded
+    shapes = {name: torch.empty(x.shape, dtype=x.dtype, device="meta") for name, x in state.items()}
+    here = as_in_file(there, shapes)
+    names: dict[int, set[str]] = {}  # of each parameter; a tied one has several, of which the file may hold any
+    for name, parameter in state.items():
+        names.setdefault(id(parameter), set()).add(name)
+    problems = [
+        f"{key}: missing from the file"
+        for key, (name, _) in here.items()
+        if key not in there and not names[id(state[name])] & there.keys()
+    ]
     for key, info in there.items():
         if key not in here:
             problems.append(f"{key}: in the file, unknown to the model")
@@ -146,17 +155,16 @@ def put_weights(folder: Path, model: nn.Module) -> None:
             set_peft_model_state_dict(model, load_adapter(Source(str(place))), name)
         return
     with Weights.open(Source(str(folder))) as weights, torch.no_grad():
-        places = as_in_file(weights.tensors, model.state_dict())
-        for key in weights.tensors:
-            target = places[key][1]
-            target.copy_(shared_out(weights.take(key), target))
-
-
-def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint of a model holds: its state, tied parameters once. Views of them, which cost no memory."""
-    if hasattr(model, "tensors_to_save"):
-        return model.tensors_to_save()
-    return dict(model.state_dict())
+        for name, target in model.state_dict().items():
+            sharded = hasattr(target, "device_mesh")
+            full = torch.empty(target.shape, dtype=target.dtype) if sharded else target
+            for key, (_, place) in as_in_file(weights.tensors, {name: full}).items():
+                if key in weights.tensors:
+                    place.copy_(weights.take(key))
+                else:  # a tied parameter, which the file holds once
+                    sharded = False
+            if sharded:
+                target.copy_(shared_out(full, target))
 
 
 # Optimizer and schedule

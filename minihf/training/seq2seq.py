@@ -11,6 +11,8 @@ from minihf.generation.config import GenerationConfig
 from minihf.training.metrics import PredictionOutput
 from minihf.training.trainer import Trainer
 
+LENGTH = 20  # of what is written, where nothing says it
+
 
 class Seq2SeqTrainer(Trainer):
     """`Trainer`, for translation and summaries: with `predict_with_generate`, predictions are generated ids.
@@ -60,8 +62,11 @@ class Seq2SeqTrainer(Trainer):
     def settled(self, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `generate`: those of the call, else those of the trainer's arguments."""
         given = {name: value for name, value in given.items() if value is not None}
-        if not {"max_length", "max_new_tokens"} & given.keys() and self.args.generation_max_length is not None:
+        config, limits = self.bare.generation_config, {"max_length", "max_new_tokens"}
+        if not limits & given.keys() and self.args.generation_max_length is not None:
             given["max_length"] = self.args.generation_max_length
+        if not limits & given.keys() and config.max_length is None and config.max_new_tokens is None:
+            given["max_length"] = LENGTH  # the reference's first batch may be a token longer; all others are not
         if "num_beams" not in given and self.args.generation_num_beams is not None:
             given["num_beams"] = self.args.generation_num_beams
         return given
@@ -95,7 +100,7 @@ class Seq2SeqTrainer(Trainer):
     def filled(self, ids: Tensor) -> Tensor:
         """(B, T) -> (B, max_length) or longer, with the pad token."""
         config = self.bare.generation_config
-        length = config.max_length or 20
+        length = config.max_length or LENGTH
         if ids.shape[1] >= length and config.max_new_tokens is not None:
             length = config.max_new_tokens + 1
         if ids.shape[1] >= length:

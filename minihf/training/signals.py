@@ -5,19 +5,20 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import Signals
 
 
 class Stop:
     """False until a signal comes; `signal` says which."""
 
-    signal: "signal.Signals | None" = None
+    signal: Signals | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
 
 @contextmanager
-def stop_on(*signals: signal.Signals) -> Iterator[Stop]:
+def stop_on(*signals: Signals) -> Iterator[Stop]:
     """Within it the first of these signals is only noted, for the loop to read; the second has its usual effect.
 
         with stop_on(signal.SIGTERM) as stop:
@@ -45,7 +46,7 @@ def stop_on(*signals: signal.Signals) -> Iterator[Stop]:
     def note(number: int, frame: object) -> None:
         signal.signal(number, before[number])
         if os.getpid() == owner:
-            stop.signal = signal.Signals(number)
+            stop.signal = Signals(number)
         else:
             os.kill(os.getpid(), number)
 

@@ -7,16 +7,16 @@ the loss of an evaluation is the mean over examples. A run goes on from any chec
 """
 
 import inspect
-import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from minihf.checkpoints.files import read_json, save_weights, write_json
 from minihf.data.collators import DataCollatorWithPadding, default_data_collator
 from minihf.models.base import Model
 from minihf.nn.output import Output
-from minihf.training.adamw import AdamW
 from minihf.training.arguments import TrainingArguments
 from minihf.training.callbacks import (
     STATE_NAME,
@@ -41,40 +40,26 @@ from minihf.training.callbacks import (
     TrainerState,
     prefixed,
 )
-from minihf.training.checkpoints import last_checkpoint, load_checkpoint, rotate, save_checkpoint
+from minihf.training.checkpoints import checkpoints_in, last_checkpoint, load_checkpoint, rotate, save_checkpoint
 from minihf.training.evaluation import evaluation_loop, find_labels, predict_batch
 from minihf.training.greedy import GreedyLR
 from minihf.training.groups import parameter_groups
 from minihf.training.loop import Step, count_labels, train_steps
 from minihf.training.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, nested, smoothed_loss, speed_metrics
-from minihf.training.order import Place, keep_columns, make_loader, set_epoch, train_sampler
-from minihf.training.progress import PrinterCallback, ProgressCallback
+from minihf.training.noise import noisy_embeddings
+from minihf.training.optimizers import optimizer_class
+from minihf.training.order import Place, keep_columns, length, make_loader, set_epoch, train_sampler
+from minihf.training.progress import PrinterCallback, ProgressCallback, show_table
 from minihf.training.reporting import callbacks_for
 from minihf.training.schedules import get_scheduler
-from minihf.training.seeds import enable_full_determinism, random_state, set_seed
+from minihf.training.seeds import enable_full_determinism, random_state, set_random_state, set_seed
 from minihf.training.signals import stop_on
+from minihf.training.sums import Losses, tokens_in
 
 logger = logging.getLogger(__name__)
 
 COUNT = "num_items_in_batch"
 FOLLOW_METRICS = (torch.optim.lr_scheduler.ReduceLROnPlateau, GreedyLR)
-
-
-@dataclass
-class Losses:
-    """Sums of losses, each of a step: a sum is read from the GPU only when it is logged."""
-
-    unlogged: Tensor
-    logged_at: int  # the step
-    since: int  # the step from which on all are in `total`, or not logged yet
-    total: float = 0.0
-
-    def take(self, step: int) -> float:
-        """The mean since the last log."""
-        loss, steps = self.unlogged.item(), step - self.logged_at
-        self.unlogged.zero_()
-        self.total, self.logged_at = self.total + loss, step
-        return loss / steps
 
 
 class Trainer:
@@ -138,6 +123,10 @@ class Trainer:
         default = DataCollatorWithPadding(self.processing_class) if pads else default_data_collator
         self.data_collator = default if data_collator is None else data_collator
         self.check()
+        loss_of = inspect.signature(self.compute_loss).parameters
+        self.overrides_loss = type(self).compute_loss is not Trainer.compute_loss
+        self.loss_names_count = COUNT in loss_of
+        self.loss_takes_count = COUNT in loss_of or any(each.kind is each.VAR_KEYWORD for each in loss_of.values())
 
         self.callback_handler = CallbackHandler(
             [DefaultFlowCallback, *callbacks_for(args.report_to), *(callbacks or [])],
@@ -171,7 +160,10 @@ class Trainer:
         # The loss of such a head is a sum over labels, divided by what it is told: right over several batches.
         self.counts_labels = COUNT in self.parameters
         self.shifts_labels = getattr(self.bare, "can_generate", False) and not self.writes_apart
+        self.main_input = getattr(self.bare, "main_input_name", "input_ids")
         self.label_names = find_labels(self.bare) if self.args.label_names is None else self.args.label_names
+        tables = {id(module.weight) for module in self.bare.modules() if isinstance(module, nn.Embedding)}
+        self.dense_parameters = sum(p.numel() for p in self.bare.parameters() if id(p) not in tables)
         return model.to(self.args.device)
 
     @property
@@ -189,7 +181,7 @@ class Trainer:
             raise ValueError("optimizers and optimizer_cls_and_kwargs are both given: give one of them")
         if self.model_init is not None and (self.optimizer is not None or self.lr_scheduler is not None):
             raise ValueError("model_init makes a model that these optimizers do not know: override create_optimizer")
-        if self.train_dataset is not None and not isinstance(self.train_dataset, Sized) and args.max_steps <= 0:
+        if self.train_dataset is not None and length(self.train_dataset) is None and args.max_steps <= 0:
             raise ValueError("the train_dataset does not tell its length, so max_steps must be set")
         if not callable(self.data_collator):
             raise TypeError(f"data_collator is a {type(self.data_collator).__name__}, expected a function of examples")
@@ -229,14 +221,11 @@ class Trainer:
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return train_sampler(dataset, self.args, getattr(self.bare, "main_input_name", "input_ids"))
+        return train_sampler(dataset, self.args, self.main_input)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """How many examples there are; those of a loader without a length are not known, and count as none."""
-        dataset = getattr(dataloader, "dataset", None)
-        if isinstance(dataset, Sized):
-            return len(dataset)
-        return len(dataloader) * self.args.train_batch_size if isinstance(dataloader, Sized) else 0
+        return length(getattr(dataloader, "dataset", None)) or (length(dataloader) or 0) * self.args.train_batch_size
 
     # Optimizer and schedule
 
@@ -265,20 +254,7 @@ class Trainer:
             self.made_scheduler = True
         return self.lr_scheduler
 
-    @staticmethod
-    def get_optimizer_cls_and_kwargs(args: TrainingArguments) -> tuple[type[Optimizer], dict[str, Any]]:
-        adam = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-        cls, settings = {
-            "adamw_torch": (AdamW, adam),
-            "adamw_hf": (AdamW, adam),
-            "adamw_torch_fused": (AdamW, {**adam, "fused": True}),
-            "sgd": (torch.optim.SGD, {}),
-            "adagrad": (torch.optim.Adagrad, {}),
-            "rmsprop": (torch.optim.RMSprop, {}),
-        }[args.optim]
-        further = dict(each.split("=") for each in (args.optim_args or "").replace(" ", "").split(",") if each)
-        further = {name: json.loads(value.lower()) for name, value in further.items()}
-        return cls, {"lr": args.learning_rate, **settings, **further}
+    get_optimizer_cls_and_kwargs = staticmethod(optimizer_class)
 
     # Training
 
@@ -311,7 +287,7 @@ class Trainer:
             self.bare.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
         self.is_in_train = True
         try:
-            with stop_on(signal.SIGTERM) as stop, self.noisy_embeddings():
+            with stop_on(signal.SIGTERM) as stop, noisy_embeddings(self.bare, args.neftune_noise_alpha):
                 output = self.run(folder, ignore_keys_for_eval, stop)
         finally:
             self.is_in_train = False
@@ -334,7 +310,7 @@ class Trainer:
     def run(self, folder: Path | None, ignore_keys: list[str] | None, stop: Any) -> TrainOutput:
         args, loader = self.args, self.get_train_dataloader()
         accumulate = args.gradient_accumulation_steps
-        batches = len(loader) if isinstance(loader, Sized) else None
+        batches = length(loader)
         if batches == 0:
             raise ValueError("the train_dataset gives no batch: it is empty, or smaller than a batch (drop_last)")
         steps = None if batches is None else math.ceil(batches / accumulate)  # of an epoch
@@ -359,17 +335,19 @@ class Trainer:
         self.losses = self.restored_losses(first_step)
         self.model.zero_grad()
         self.tell("on_train_begin")
-        if args.eval_on_start:
+        if args.eval_on_start and folder is None:
             self.evaluate(ignore_keys=ignore_keys)
-        while self.place.epoch < epochs and self.state.global_step < max_steps:
+        if present is not None and (self.place.given == 0 or first_step >= max_steps):
+            set_random_state(present)
+            present = None if self.place.given == 0 else present
+        # A run may go on from its last step: then what follows an epoch is left to do.
+        while self.place.epoch < epochs and (self.state.global_step < max_steps or present is not None):
             self.tell("on_epoch_begin")
             set_epoch(loader, self.place.epoch)
             step = None
-            for step in self.epoch_steps(loader, present):
+            for step in self.epoch_steps(loader, present) if self.state.global_step < max_steps else ():
                 self.after_step(step, batches, ignore_keys)
-                if stop:
-                    break
-                if self.control.should_epoch_stop or self.control.should_training_stop:
+                if stop or self.control.should_epoch_stop or self.control.should_training_stop:
                     break
             if stop:
                 break
@@ -384,7 +362,8 @@ class Trainer:
                 break
         if stop and self.saved_at != self.state.global_step:
             self.save_checkpoint()
-        return self.finish(first_step)
+            self.tell("on_save")
+        return self.finish(first_step, stopped=bool(stop))
 
     def epoch_steps(self, loader: Any, present: tuple | None) -> Iterator[Step]:
         return train_steps(
@@ -428,8 +407,7 @@ class Trainer:
         with self.compute_loss_context_manager():
             loss = self.loss_of(model, inputs, num_items_in_batch)
         # A loss divided by the labels of all the step's batches is a part of the step's already; a mean is not yet.
-        own = inspect.signature(type(self).compute_loss).parameters
-        scaled = self.divided or (type(self).compute_loss is not Trainer.compute_loss and COUNT in own)
+        scaled = self.divided or (self.overrides_loss and self.loss_names_count)
         if not (scaled if self.loss_is_scaled_for_ga is None else self.loss_is_scaled_for_ga):
             loss = loss / self.batches_in_step
         every = self.args.torch_empty_cache_steps
@@ -440,8 +418,7 @@ class Trainer:
 
     def loss_of(self, model: nn.Module, inputs: dict[str, Any], num_items: Any, **options: Any) -> Any:
         """`compute_loss`, or what overrides it: in former releases it took no `num_items_in_batch`."""
-        parameters = inspect.signature(self.compute_loss).parameters.values()
-        if any(each.name == COUNT or each.kind is each.VAR_KEYWORD for each in parameters):
+        if self.loss_takes_count:
             options[COUNT] = num_items
         return self.compute_loss(model, inputs, **options)
 
@@ -507,31 +484,16 @@ class Trainer:
             )
         return nested(lambda x: x.to(self.args.device) if isinstance(x, Tensor) else x, dict(inputs))
 
-    @contextmanager
-    def noisy_embeddings(self) -> Iterator[None]:
-        """NEFTune: in training the embeddings get uniform noise, of magnitude alpha / sqrt(T C)."""
-        alpha = self.args.neftune_noise_alpha
-        if alpha is None:
-            yield
-            return
-
-        def add_noise(module: nn.Module, args: Any, x: Tensor) -> Tensor:
-            size = alpha / math.sqrt(x.shape[1] * x.shape[2])
-            return x + torch.zeros_like(x).uniform_(-size, size) if module.training else x
-
-        handle = self.bare.get_input_embeddings().register_forward_hook(add_noise)
-        try:
-            yield
-        finally:
-            handle.remove()
-
     # After each step
 
     def after_step(self, step: Step, batches: int, ignore_keys: list[str] | None) -> None:
+        args = self.args
         self.losses.unlogged += step.loss
         for batch in step.batches:
             self.state.total_flos += self.floating_point_ops(batch)
-            self.state.num_input_tokens_seen += self.tokens_in(batch)
+            self.state.num_input_tokens_seen += tokens_in(
+                batch.get(self.main_input), batch, args.include_num_input_tokens_seen, self.processing_class
+            )
         self.state.global_step += 1
         self.state.epoch = self.place.epoch + self.place.given / batches
         self.tell("on_step_end")
@@ -573,7 +535,7 @@ class Trainer:
                 self.state.best_global_step = self.state.global_step
         return better and not math.isnan(value)
 
-    def finish(self, first_step: int) -> TrainOutput:
+    def finish(self, first_step: int, *, stopped: bool) -> TrainOutput:
         steps = self.state.global_step - first_step
         loss = (self.losses.total + self.losses.unlogged.item()) / max(self.state.global_step - self.losses.since, 1)
         samples = steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -581,10 +543,13 @@ class Trainer:
         metrics |= {"total_flos": self.state.total_flos, "train_loss": loss}
         self.log(metrics)
         best = self.state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None:
-            load_checkpoint(Path(best), model=self.model, rng=False)
-        if self.args.save_total_limit == 1 and best is not None:
-            rotate(self.args.output_dir, 1, keep=[best])
+        if best is not None and not stopped:
+            if self.args.load_best_model_at_end:
+                load_checkpoint(Path(best), model=self.model, rng=False)
+            if self.args.save_total_limit == 1:
+                for other in checkpoints_in(self.args.output_dir):
+                    if other != Path(best):
+                        shutil.rmtree(other)
         self.tell("on_train_end")
         return TrainOutput(self.state.global_step, loss, metrics)
 
@@ -656,7 +621,7 @@ class Trainer:
         self.place.epoch, done = divmod(self.state.global_step, steps)
         if not self.args.ignore_data_skip:  # of the reference, whose checkpoints do not say more
             self.place.given = done * self.args.gradient_accumulation_steps
-        return present if self.place.given else None
+        return present
 
     def restored_losses(self, step: int) -> Losses:
         kept = self.state.stateful_callbacks.get("Losses", {}).get("attributes")
@@ -767,8 +732,7 @@ class Trainer:
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Show metrics, a line each."""
-        shown = {f"{split} {name}": f"{x:.4f}" if isinstance(x, float) else str(x) for name, x in metrics.items()}
-        PrinterCallback().on_log(self.args, self.state, self.control, logs=shown)
+        show_table(f"{split} metrics", metrics)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """Write `{split}_results.json`, and with `combined` add them to `all_results.json`."""
@@ -781,23 +745,8 @@ class Trainer:
 
     def floating_point_ops(self, inputs: Any) -> float:
         """Operations of a batch's forward and backward: 6 for each token and each parameter that is no embedding."""
-        ids = inputs.get(getattr(self.bare, "main_input_name", "input_ids"))
+        ids = inputs.get(self.main_input)
         return 6.0 * ids.numel() * self.dense_parameters if isinstance(ids, Tensor) else 0.0
-
-    @property
-    def dense_parameters(self) -> int:
-        tables = {id(module.weight) for module in self.bare.modules() if isinstance(module, nn.Embedding)}
-        return sum(p.numel() for p in self.bare.parameters() if id(p) not in tables)
-
-    def tokens_in(self, inputs: Any) -> int:
-        ids, kind = inputs.get(getattr(self.bare, "main_input_name", "input_ids")), self.args
-        kind = self.args.include_num_input_tokens_seen
-        if kind == "no" or not isinstance(ids, Tensor):
-            return 0
-        pad = getattr(self.processing_class, "pad_token_id", None)
-        if kind == "non_padding" and "attention_mask" in inputs:
-            return int(inputs["attention_mask"].sum())
-        return int((ids != pad).sum()) if kind == "non_padding" and pad is not None else ids.numel()
 
     # Callbacks
 

@@ -1,0 +1,186 @@
+"""A run that goes on from a checkpoint is the run that was never stopped: weights, log and draws, bit for bit."""
+
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.utils.data import DataLoader, IterableDataset
+
+from minihf import (
+    BertConfig,
+    BertForMaskedLM,
+    EarlyStoppingCallback,
+    LoraConfig,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_peft_model,
+)
+
+SIZES = {"vocab_size": 61, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
+SIZES |= {"max_position_embeddings": 20}
+draw = np.random.RandomState(0)
+DATA = [{"input_ids": draw.randint(2, 61, n).tolist()} for n in draw.randint(4, 12, 29)]
+
+
+def masked(rows):
+    """Draws from all three generators."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
+    hidden = torch.rand(ids.shape) < 0.3
+    hidden[0, 0] = True
+    word = random.randint(2, 30) + np.random.randint(2, 30)
+    return {
+        "input_ids": ids.masked_fill(hidden, word),
+        "attention_mask": (ids != 0).long(),
+        "labels": ids.masked_fill(~hidden, -100),
+    }
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(DATA)
+
+
+class Shuffled(Trainer):
+    """Somebody's own loader, whose order comes of the global random state."""
+
+    def get_train_dataloader(self):
+        return DataLoader(DATA, batch_size=3, shuffle=True, collate_fn=masked)
+
+
+def trainer(folder, *, cls=Trainer, data=DATA, collate=masked, model=None, callbacks=(), **settings):
+    torch.manual_seed(3)
+    defaults = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 3, "num_train_epochs": 2.3}
+    defaults |= {
+        "logging_steps": 2,
+        "save_steps": 1,
+        "learning_rate": 3e-3,
+        "warmup_steps": 3,
+        "eval_strategy": "epoch",
+    }
+    args = TrainingArguments(str(folder), **{**defaults, **settings})
+    model = BertForMaskedLM(BertConfig(**SIZES)) if model is None else model()
+    made = cls(model, args, collate, data, DATA[:7], callbacks=[*callbacks])
+    made.remove_callback(PrinterCallback)
+    return made
+
+
+def log(run):
+    return [
+        {name: x for name, x in each.items() if not name.endswith(("runtime", "per_second"))}
+        for each in run.state.log_history
+    ]
+
+
+def adapted():
+    return get_peft_model(BertForMaskedLM(BertConfig(**SIZES)), LoraConfig(target_modules=["query"], r=2))
+
+
+CASES = {
+    "plain": {},
+    "accumulated": {"gradient_accumulation_steps": 2, "num_train_epochs": 3},
+    "grouped": {
+        "group_by_length": True,
+        "gradient_accumulation_steps": 2,
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
+    },
+    "workers": {"dataloader_num_workers": 1, "num_train_epochs": 1.5, "every": 6},
+    "by epoch": {"save_strategy": "epoch", "every": 1},
+    "stream": {"data": Stream(), "max_steps": 14},
+    "own loader": {"cls": Shuffled},
+    "on a plateau": {
+        "lr_scheduler_type": "reduce_lr_on_plateau",
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "max_steps": 9,
+    },
+    "adapter": {"model": adapted, "num_train_epochs": 1.2},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_goes_on_exactly(case, tmp_path):
+    settings = dict(CASES[case])
+    every = settings.pop("every", 8)
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.train()
+    folders = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    expected = whole.model.state_dict()
+    for folder in {*folders[1::every], folders[-1]}:
+        resumed = trainer(tmp_path / "resumed", **settings)
+        random.seed(9), np.random.seed(9), torch.manual_seed(9)  # of no consequence
+        output = resumed.train(resume_from_checkpoint=str(folder))
+        for name, value in resumed.model.state_dict().items():
+            assert torch.equal(value, expected[name]), (folder.name, name)
+        assert log(resumed) == log(whole), folder.name
+        assert output.global_step == whole.state.global_step
+
+
+def test_the_last_checkpoint_and_the_counts_of_callbacks(tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "loss"}
+    settings |= {"learning_rate": 0.0, "save_total_limit": 2, "collate": padded}  # it never gets better
+    first = trainer(tmp_path, max_steps=3, callbacks=[EarlyStoppingCallback(5)], **settings)
+    first.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]  # the best, the last
+    second = trainer(tmp_path, max_steps=30, callbacks=[EarlyStoppingCallback(5)], **settings)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 6  # 1 was the best of all, and five more were not
+    with pytest.raises(ValueError, match="no checkpoint"):
+        trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_its_optimizer_is_no_run(tmp_path):
+    trainer(tmp_path, max_steps=1, save_only_model=True).train()
+    assert not (tmp_path / "checkpoint-1" / "optimizer.pt").exists()
+    with pytest.raises(ValueError, match="save_only_model"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_the_reference_goes_on(tmp_path):
+    torch.manual_seed(3)
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, hidden_dropout_prob=0))
+    settings = {"use_cpu": True, "disable_tqdm": True, "max_steps": 6, "per_device_train_batch_size": 3}
+    settings |= {"save_steps": 3, "logging_steps": 1, "learning_rate": 3e-3}
+    args = transformers.TrainingArguments(str(tmp_path / "theirs"), **settings)
+    reference = transformers.Trainer(theirs, args, padded, DATA)
+    reference.train()
+    model = BertForMaskedLM(BertConfig(**SIZES, hidden_dropout_prob=0))
+    ours = Trainer(model, TrainingArguments(str(tmp_path / "ours"), **settings), padded, DATA)
+    ours.train(resume_from_checkpoint=str(tmp_path / "theirs" / "checkpoint-3"))
+    for mine, other in zip(log(ours)[:-1], log(reference)[:-1], strict=True):
+        assert mine == pytest.approx(other, abs=1e-5)
+
+
+def padded(rows):
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": ids.masked_fill(ids == 0, -100)}
+
+
+class Terminate(TrainerCallback):
+    """SIGTERM within a step."""
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_finishes_the_step_saves_and_leaves(tmp_path):
+    settings = {"gradient_accumulation_steps": 2, "save_strategy": "no"}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.train()
+    stopped = trainer(tmp_path / "stopped", callbacks=[Terminate], **settings)
+    with pytest.raises(SystemExit) as left:
+        stopped.train()
+    assert left.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-5"]
+    resumed = trainer(tmp_path / "stopped", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
