@@ -107,7 +107,7 @@ def most_frequent(train, questions: list[str]) -> list[str]:
 
 
 def kind(question: str) -> str:
-    """"What does f return?" is of the kind "What does return?": the words that open a question, and its last one."""
+    """ "What does f return?" is of the kind "What does return?": the words that open a question, and its last one."""
     words = question.split()
     return " ".join([*words[:2], *words[-1:]])
 

@@ -30,7 +30,7 @@ COLUMNS = ["label", "sentence1", "sentence2"]  # without the last, texts are sin
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
-        __doc__, columns=COLUMNS, out="runs/classify", layers=2, width=128, vocab_size=4000, max_length=128,
+        __doc__, columns=COLUMNS, out="runs/classify", layers=2, width=96, vocab_size=4000, max_length=128,
         epochs=2, batch_size=32, learning_rate=1e-3,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
@@ -79,10 +79,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def new_bert(args, vocab_size: int, num_labels: int) -> BertForSequenceClassification:
-    """A small BERT that compares words from the first step on; one with BERT's own first values takes very much longer.
+    """A small BERT that compares words from its first step on; with BERT's own first values it learns nothing for long.
 
-    In the first layer keys equal queries, so that a token looks at itself and at its likes in the other text; small
-    positions do not make likes unlike. In the layers above, the first token looks at all others alike.
+    In the first layer keys equal queries, and both are blind to which text a word is in and almost to its place: a word
+    looks at itself and at its likes in either text, and sees by the token type whether the other text has one.
     """
     config = BertConfig(
         vocab_size=vocab_size, hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
@@ -91,13 +91,15 @@ def new_bert(args, vocab_size: int, num_labels: int) -> BertForSequenceClassific
         attn_implementation="packed",
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    first, *others = (layer.attention.self for layer in model.bert.encoder.layer)
-    first.query.weight.data.mul_(1.3)
+    embeddings, (first, *others) = model.bert.embeddings, [layer.attention.self for layer in model.bert.encoder.layer]
+    embeddings.position_embeddings.weight.data.mul_(0.05)
+    types = embeddings.token_type_embeddings.weight.data
+    types = (types[1] - types[0]) / (types[1] - types[0]).norm()  # (C)
+    query = first.query.weight.data.mul_(1.8)
+    query -= (query @ types)[:, None] * types
     first.key.load_state_dict(first.query.state_dict())
     for layer in others:
         layer.query.weight.data.mul_(0.1)
-    model.bert.embeddings.position_embeddings.weight.data.mul_(0.1)
-    model.bert.embeddings.token_type_embeddings.weight.data.mul_(0.6)
     return model
 
 

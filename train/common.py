@@ -29,6 +29,10 @@ except ModuleNotFoundError as missing:
 START = time.perf_counter()
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Paragraphs as they are written, and the defaults."""
+
+
 def arguments(
     about: str | None, *, columns: Iterable[str], network: bool = True, **defaults: Any
 ) -> argparse.ArgumentParser:
@@ -37,9 +41,7 @@ def arguments(
     With `network=False` those are left out that belong to a network.
     """
     columns = list(columns)
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=about, formatter_class=HelpFormatter, allow_abbrev=False)
     group = parser.add_argument_group("data", "without --dataset or --train-file, a task made of this Python's library")
     group.add_argument("--dataset", help="name of a data set of the hub")
     group.add_argument("--dataset-config", help="which of its configurations, such as mrpc of glue")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from minihf import PreTrainedTokenizerFast
 
 COLUMNS = ["text"]
+LEAST = 1000
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 EVERY_BYTE = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
 KINDS = {
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--kind", choices=KINDS, default="BPE", help="which one to save")
     args = parser.parse_args(argv)
+    if args.vocab_size < LEAST:
+        parser.error(f"--vocab-size is {args.vocab_size}; {LEAST} is the least: every byte is one of them")
     data = load(args, COLUMNS, whole_texts, unique=("text",))
     texts, held_out = list(data["train"]["text"]), list(data["test"]["text"])
 
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     per_byte = characters / sum(len(text.encode()) for text in held_out)
     scores = {"baseline: bytes": {"characters per token": per_byte, "unknown": 0.0, "unchanged": 1.0}}
     curves = defaultdict(list)
-    sizes = [args.vocab_size // 4, args.vocab_size // 2, args.vocab_size]
+    sizes = [max(args.vocab_size // part, LEAST // 2) for part in (4, 2, 1)]
     for size, kind in tqdm([(size, kind) for size in sizes for kind in KINDS], desc="training", unit="tokenizer"):
         tokenizer = trained(kind, texts, size)
         scores[kind] = judge(tokenizer, held_out)
