@@ -97,7 +97,7 @@ def test_the_wheel_holds_minihf_and_nothing_else(wheel):
 def test_the_wheel_requires_what_it_promises(wheel):
     always = {line for line in metadata(wheel).requires if "extra ==" not in line}
     tokenizers = {"tokenizers", "sentencepiece", "protobuf", "jinja2>=3.1.6"}
-    assert always == {"torch>=2.9", "numpy", "safetensors", "huggingface-hub"} | tokenizers
+    assert always == {"torch>=2.9", "numpy", "safetensors", "huggingface-hub", "tqdm"} | tokenizers
 
 
 def test_every_module_imports_without_the_reference(wheel, bare, tmp_path):
