@@ -30,8 +30,8 @@ COLUMNS = ["question", "context", "answers"]
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
-        __doc__, columns=COLUMNS, out="runs/answer", source_bytes=5_000_000, layers=3, width=96, vocab_size=2000, max_length=256,
-        epochs=2, batch_size=32, learning_rate=2e-3,
+        __doc__, columns=COLUMNS, out="runs/answer", layers=3, width=96, vocab_size=2000, max_length=256,
+        source_bytes=5_000_000, epochs=2, batch_size=32, learning_rate=2e-3,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, code_questions, unique=("question", "context"))

@@ -48,7 +48,7 @@ class KeytokenTrainer(Trainer):
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(
         __doc__, columns=COLUMNS, out="runs/clm", layers=4, width=128, vocab_size=2048, max_length=128,
-        epochs=1, max_steps=400, batch_size=16, learning_rate=2e-3, max_test=50,
+        source_bytes=4_000_000, epochs=1, max_steps=300, batch_size=16, learning_rate=2e-3, max_test=50,
     )  # fmt: skip
     parser.add_argument("--keytokens", nargs="+", default=[], help="words, each one token, that make a text weigh more")
     args = parser.parse_args(argv)

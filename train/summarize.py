@@ -7,8 +7,7 @@ By default: from the rest of a docstring, and the function's signature, to the d
     python train/summarize.py --train-file articles.json --columns body title --max-length 512
 
 The baseline always says what is most frequent. For comparison there are the text's first words, as many as a summary
-has: a small model that has read a few thousand texts does not come up to these. The metrics are rouge-score's F1, from 0
-to 1.
+has; a small model that has read a few thousand texts does not come up to these. The metrics are rouge-score's F1.
 """
 
 from collections import Counter

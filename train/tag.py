@@ -32,8 +32,8 @@ COLUMNS = ["tokens", "ner_tags"]
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
-        __doc__, columns=COLUMNS, out="runs/tag", source_bytes=5_000_000, layers=2, width=96, vocab_size=2000, max_length=192,
-        epochs=2, batch_size=32, learning_rate=2e-3,
+        __doc__, columns=COLUMNS, out="runs/tag", layers=2, width=96, vocab_size=2000, max_length=192,
+        source_bytes=5_000_000, epochs=2, batch_size=32, learning_rate=2e-3,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, name_roles, unique=("tokens",))
