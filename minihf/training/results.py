@@ -108,7 +108,7 @@ def model_card(
     from huggingface_hub import EvalResult, ModelCardData
 
     own = next(reversed(scores.values()))
-    results = [EvalResult(task, "data", data, metric, round(value, 4)) for metric, value in own.items()]
+    results = [EvalResult(task, "data", data, metric, round(float(value), 4)) for metric, value in own.items()]
     metadata = ModelCardData(library_name="minihf", pipeline_tag=task, model_name=name, eval_results=results)
     metrics = columns(scores)
     table = [["", *metrics], ["---", *["---:"] * len(metrics)]]

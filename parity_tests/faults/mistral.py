@@ -33,7 +33,7 @@ def no_window(pair, monkeypatch):
 
 @fault("mistral", "MistralModel", "the output of layers.0.self_attn.o_proj is")
 def a_window_on_both_sides(pair, monkeypatch):
-    def wrong(attention_mask, scores, *, dtype, window, device):
+    def wrong(attention_mask, scores, *, dtype, window, device, positions=None):
         T = scores[3]
         near = torch.ones(T, T, dtype=torch.bool).tril(window - 1).triu(1 - window)[None, None]
         return near if attention_mask is None else near & attention_mask.bool()[:, None, None]
@@ -43,7 +43,7 @@ def a_window_on_both_sides(pair, monkeypatch):
 
 @fault("mistral", "MistralModel", "the output of layers.0.self_attn.o_proj is")
 def a_window_that_counts_real_tokens_only(pair, monkeypatch):
-    def wrong(attention_mask, scores, *, dtype, window, device):
+    def wrong(attention_mask, scores, *, dtype, window, device, positions=None):
         if attention_mask is None or attention_mask[:, 0].eq(0).any() or attention_mask[:, -1].eq(0).any():
             return masks.decoder_mask(attention_mask, scores, dtype=dtype, window=window, device=device)
         places = positions_from_mask(attention_mask)

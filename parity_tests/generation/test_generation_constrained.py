@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -186,7 +187,7 @@ def test_wrong_wishes_are_refused(models):
     with pytest.raises(ValueError, match="wants the token 61: there are 61 tokens"):
         model.generate(ids, num_beams=2, force_words_ids=[[61]])
     with pytest.raises(ValueError, match="set num_beams=1"):
-        model.generate(ids, num_beams=2, force_words_ids=[[6]], streamer=object())
+        model.generate(ids, num_beams=2, force_words_ids=[[6]], streamer=Mock())
 
 
 def test_it_ends_where_all_stop(models):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -112,5 +113,5 @@ def test_own_processors_see_a_group_at_a_time(models):
 def test_no_streamer(models):
     with pytest.raises(ValueError, match="set num_beams=1"):
         models["GPT2LMHeadModel"].generate(
-            torch.tensor([[5]]), num_beams=2, num_beam_groups=2, diversity_penalty=1.0, streamer=object()
+            torch.tensor([[5]]), num_beams=2, num_beam_groups=2, diversity_penalty=1.0, streamer=Mock()
         )

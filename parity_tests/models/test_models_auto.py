@@ -32,6 +32,9 @@ def given(model, input_ids=None, **inputs):
 @pytest.mark.parametrize("name", AUTOS)
 def test_the_reference_chooses_the_same_class(kind, name):
     theirs = getattr(transformers, name)
+    if (kind, name) == ("camembert", "AutoModelForTextEncoding"):  # which its table forgets, and ours has
+        assert type(AUTOS[name].from_config(config(kind))).__name__ == "CamembertModel"
+        return
     try:
         expected = theirs._model_mapping[type(transformers.AutoConfig.for_model(kind))]
     except KeyError:

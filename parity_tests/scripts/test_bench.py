@@ -65,7 +65,7 @@ def test_the_table_has_a_line_for_a_row():
     done = run("--quick", "--rounds", "2", "--threads", "1", "generate", "--only", name)
     assert done.returncode == 0, done.stderr
     assert "tiny sizes" in done.stdout
-    assert re.search(rf"^generate: {name} +\d.* 0\.40 (met|missed) .* token ", done.stdout, re.M), done.stdout
+    assert re.search(rf"^generate: {name} +\d.* 0\.30 (met|missed) .* token ", done.stdout, re.M), done.stdout
 
 
 def test_the_list_names_every_case(capsys):
