@@ -15,6 +15,7 @@ beside it.
 
 import inspect
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -43,7 +44,7 @@ TOKENIZER_OPTIONS = (
 )  # fmt: skip
 
 
-class Pipeline:
+class Pipeline(ABC):
     """A model and its tokenizer, called with texts: `pipeline(task, ...)` makes it.
 
     Args:
@@ -96,20 +97,21 @@ class Pipeline:
 
     # What a task says
 
+    @abstractmethod
     def settle(self) -> dict[str, Any]:
         """The task's options with their defaults, checked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, items: list, options: dict[str, Any]) -> list[list[Encoding]]:
         """Of each text, its rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, output: Output, rows: list[Encoding], options: dict[str, Any]) -> list:
         """Of each row of a batch, what the answer needs, on the CPU. What is behind a row's length is padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, item: Any, rows: list[Encoding], read: list, options: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """What the caller gets for one input, from what was read of its rows."""
 
     # What all do
 

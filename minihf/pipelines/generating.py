@@ -6,6 +6,7 @@ in what is written: lengths that count the prompt are kept to rows of one length
 taken off again.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -47,10 +48,10 @@ class GeneratingPipeline(Pipeline):
             replaced |= self.exclusive
         return {name: value for name, value in self.options.items() if name not in replaced} | options
 
+    @abstractmethod
     def defaults(self, own: dict[str, Any], asked: dict[str, Any], replaced: bool) -> dict[str, Any]:
         """What the pipeline adds to what the checkpoint says and to what the caller asks for; the caller's
         `generation_config` may have replaced it all."""
-        raise NotImplementedError
 
     def generation(self, given: GenerationConfig | None, options: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `generate` as an option of the pipeline's own, "generate"; what they come to, "config"; and

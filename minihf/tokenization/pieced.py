@@ -42,7 +42,7 @@ class PiecedTokenizer(Tokenizer):
 
     def pieces(self, text: str) -> Iterable[Piece]:
         """The pieces of a text without added tokens."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no pieces(text)")
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
