@@ -4,7 +4,7 @@ Times of one machine say little about another, and on a busy machine not even ab
 ratio, ours / the reference's, of work done in turn: A B, B A, A B, … Each side has a process of its own for each row,
 warmed up, and while one works the other waits; what slows the machine down for a while slows both. Printed are the
 median of the paired ratios and its quartiles. Both sides load the same weights, and their first results are compared:
-where they differ nothing is timed.
+where they differ nothing is timed. Some rows have a third side, their peer, which takes its turn after the two.
 
 Memory is the peak of the process, and what the first run adds to it: pages of a mapped file count from when they are
 read. In brackets is the part that is the process's own when the run is over, and no file's. Files have been read before
@@ -29,7 +29,7 @@ import bench_cases
 import numpy as np
 from bench_cases import Row, cases
 
-SIDES = {"ours": "minihf", "reference": "transformers"}
+SIDES = {"ours": "minihf", "reference": "transformers"}  # and a row's peer
 WIDTH = 52  # of the table's first column
 TURN = 0.2  # seconds that a turn takes at least: short work is repeated
 
@@ -165,23 +165,26 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
             with Worker("make", case, row, args, folder) as maker:
                 maker.ask()
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        workers = {side: stack.enter_context(Worker(task, case, row, args, folder)) for side, task in SIDES.items()}
+        sides = SIDES | ({"peer": row.peer} if row.peer and find_spec(row.peer) else {})
+        workers = {side: stack.enter_context(Worker(task, case, row, args, folder)) for side, task in sides.items()}
         for worker in workers.values():
             worker.ask()  # that it is ready
         first = {side: worker.ask(save=str(folder / side)) for side, worker in workers.items()}
         check_same_work(*(folder / side for side in SIDES))
+        if (folder / "peer").exists():
+            check_same_work(folder / "ours", folder / "peer")
         runs, peak = take_turns(workers, args.rounds)
     seconds = {side: [time / row.units for time in times] for side, times in runs.items()}
-    ratios = [ours / reference for ours, reference in zip(seconds["ours"], seconds["reference"], strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    added, private = ({side: first[side][what] for side in SIDES} for what in ("added", "private"))
+    ratio = over(seconds, "reference")
+    added, private = ({side: first[side][what] for side in sides} for what in ("added", "private"))
     growth = added["ours"] / size if size and added["ours"] is not None else None
     return {
         "case": case,
         "name": row.name,
-        "ratio": {"median": median, "low": low, "high": high},
+        "ratio": ratio,
+        "peer": {"name": row.peer, "ratio": over(seconds, "peer")} if "peer" in sides else None,
         "goal": row.goal,
-        "met": None if row.goal is None else median <= row.goal,
+        "met": None if row.goal is None else ratio["median"] <= row.goal,
         "unit": row.unit,
         "seconds": {side: statistics.median(times) for side, times in seconds.items()},
         "rounds": seconds,
@@ -192,6 +195,12 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
         "memory_goal": row.memory_goal,
         "memory_met": None if None in (row.memory_goal, growth) else growth <= row.memory_goal,
     }
+
+
+def over(seconds: dict[str, list[float]], other: str) -> dict[str, float]:
+    """Our time over another's, round by round: the median and its quartiles."""
+    ratios = [ours / its for ours, its in zip(seconds["ours"], seconds[other], strict=True)]
+    return dict(zip(("low", "median", "high"), statistics.quantiles(ratios, n=4, method="inclusive"), strict=True))
 
 
 def check_same_work(ours: Path, reference: Path) -> None:
@@ -252,7 +261,7 @@ def heading(about: dict[str, Any]) -> str:
 
 
 def described(row: dict[str, Any]) -> str:
-    """A line of the table; another where the memory has a goal."""
+    """A line of the table; another for the peer, and where the memory has a goal."""
     ratio, times, added, private, file = (row[name] for name in ("ratio", "seconds", "added", "private", "file"))
     goal = "" if row["goal"] is None else f"{row['goal']:.2f} {verdict(row['met'])}"
     quartiles = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
@@ -262,6 +271,10 @@ def described(row: dict[str, Any]) -> str:
         *(f"{megabytes(row['peak'][side]):>11}" for side in SIDES),
         *(f"{megabytes(added[side]) + ' (' + megabytes(private[side]) + ')':>19}" for side in SIDES),
     ]
+    if row["peer"]:
+        name, peer = row["peer"]["name"], row["peer"]["ratio"]
+        line = f"{'':{WIDTH}} {peer['median']:5.2f}  {peer['low']:.2f} to {peer['high']:.2f}  of {name}'s"
+        columns.append(f"\n{line:{WIDTH + 33}}{duration(times['peer']):>18}")
     if row["memory_met"] is None:
         return "".join(columns)
     parts = ", ".join(f"{side} {added[side] / file:.2f} ({private[side] / file:.2f})" for side in SIDES)

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import bench_peer
 from bench_row import Job, Row
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -35,6 +36,7 @@ def writing(quick: bool) -> list[Row]:
             units=tokens,
             unit="token",
             goal=beams if way == "beam 4" else goal,
+            peer="ctranslate2",
         )
         for shape, goals, beams in sizes
         for texts, goal in zip((1, 8), goals, strict=True)
@@ -48,6 +50,7 @@ def writing(quick: bool) -> list[Row]:
             units=tokens,
             unit="token",
             goal=0.5,
+            peer="ctranslate2",
         )
         for texts in (1, 8)
     ]
@@ -59,6 +62,7 @@ def writing(quick: bool) -> list[Row]:
             units=tokens,
             unit="token",
             goal=0.6,
+            peer="ctranslate2",
         )
         for texts in (1, 8)
     ]
@@ -71,6 +75,7 @@ def writing(quick: bool) -> list[Row]:
             units=tokens,
             unit="token",
             goal=goal,
+            peer="ctranslate2" if weights == "int8" else None,  # its float16 needs a GPU
         )
         for weights, goals in (("int8", (0.35, 0.3)), ("float16", (None, None)))
         for texts, goal in zip((1, 8), goals, strict=True)
@@ -110,6 +115,8 @@ def write(
 
     import torch
 
+    if library == "ctranslate2":
+        return bench_peer.write(folder, new_tokens, texts, prompt, way, weights)
     lib = import_module(library)
     encodes = json.loads((folder / "config.json").read_text())["is_encoder_decoder"]
     model = (lib.AutoModelForSeq2SeqLM if encodes else lib.AutoModelForCausalLM).from_pretrained(folder).eval()

@@ -36,6 +36,8 @@ class Row:
     unit: str = "run"
     goal: float | None = None
     """The ratio of times to reach."""
+    peer: str | None = None
+    """A third library that does the work, timed beside where it is installed."""
     memory_goal: float | None = None
     """How much memory minihf's first run may add, as a multiple of the checkpoint's file."""
 

@@ -47,15 +47,20 @@ def test_the_report_of_a_row_has_every_figure(case, row):
     assert figures["case"] == case
     assert figures["name"].startswith(row)
     rounds = figures["rounds"]
-    assert {side: len(times) for side, times in rounds.items()} == {"ours": 2, "reference": 2}
+    assert all(len(times) == 2 for times in rounds.values())
     ratios = sorted(ours / reference for ours, reference in zip(rounds["ours"], rounds["reference"], strict=True))
     expected = [np.quantile(ratios, part) for part in (0.25, 0.5, 0.75)]
     assert [figures["ratio"][name] for name in ("low", "median", "high")] == pytest.approx(expected)
     assert figures["seconds"] == pytest.approx({side: np.median(times) for side, times in rounds.items()})
+    sides = SIDES | {"peer"} if case == "generate" else SIDES
     for figure in ("seconds", "peak"):
-        assert set(figures[figure]) == SIDES
+        assert set(figures[figure]) == sides
         assert all(value > 0 for value in figures[figure].values())
-    assert set(figures["added"]) == set(figures["private"]) == SIDES
+    assert set(figures["added"]) == set(figures["private"]) == sides
+    if case == "generate":
+        ratios = [ours / peer for ours, peer in zip(rounds["ours"], rounds["peer"], strict=True)]
+        assert figures["peer"]["name"] == "ctranslate2"
+        assert figures["peer"]["ratio"]["median"] == pytest.approx(np.median(ratios))
     assert (figures["file"] is None) == (case in ("import", "train"))
     assert figures["met"] == (None if figures["goal"] is None else figures["ratio"]["median"] <= figures["goal"])
 
@@ -66,6 +71,7 @@ def test_the_table_has_a_line_for_a_row():
     assert done.returncode == 0, done.stderr
     assert "tiny sizes" in done.stdout
     assert re.search(rf"^generate: {name} +\d.* 0\.30 (met|missed) .* token ", done.stdout, re.M), done.stdout
+    assert re.search(r"^ +\d.* of ctranslate2's +\d", done.stdout, re.M), done.stdout
 
 
 def test_the_list_names_every_case(capsys):
