@@ -15,7 +15,8 @@ from minihf.models.architectures import ARCHITECTURES, class_for
 from minihf.models.auto import AutoConfig, config_class_at
 from minihf.models.base import Model
 from minihf.models.config import FILE_NAME, Config
-from minihf.pipelines.base import Pipeline, as_device
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import as_device
 from minihf.tokenization import AutoTokenizer, Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,9 @@ import numpy as np
 from tokenizers import Encoding
 
 from minihf.nn.output import Output
-from minihf.pipelines.base import Pipeline, softmax, to_numpy, told
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import told
+from minihf.pipelines.scores import softmax, to_numpy
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 BY_WORD = ("first", "average", "max")

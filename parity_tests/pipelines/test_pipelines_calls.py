@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from minihf import AutoModel, AutoTokenizer, BertForSequenceClassification, pipeline
 from minihf.cli import main
-from minihf.pipelines.base import as_device
+from minihf.pipelines.inputs import as_device
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.checkpoints import LONG, TEXTS
 
