@@ -39,4 +39,5 @@ def elements(inputs: Iterable) -> Iterator:
 
 
 def told(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -176,6 +176,10 @@ def test_pooling_is_of_real_tokens(checkpoint, pooling):
     "call, error, message",
     [
         (lambda at: pipeline("sentiment-analyse", at("classes")), KeyError, "did you mean 'sentiment-analysis'"),
+        (lambda at: pipeline("NER", at("ner")), KeyError, "did you mean 'ner'"),
+        (lambda at: pipeline("zero-shot", at("classes")), KeyError, "did you mean 'zero-shot-classification'"),
+        (lambda at: pipeline(["ner"], at("ner")), KeyError, "unknown task ['ner']"),
+        (lambda at: pipeline("", at("ner")), KeyError, "unknown task ''. There are"),
         (lambda at: pipeline(), ValueError, "pass a task, a model, or both"),
         (lambda at: pipeline("ner", at("classes")), ValueError, "BertForSequenceClassification has no head for 'ner'"),
         (lambda at: pipeline("fill-mask", AutoModel.from_pretrained(at("states"))), ValueError, "pass tokenizer="),
