@@ -226,6 +226,20 @@ def test_refusals_say_what_to_do(checkpoint, call, error, message):
     assert message in str(caught.value.args[0])
 
 
+@pytest.mark.filterwarnings("ignore")  # that some of these are former spellings
+def test_a_strategy_of_a_call_comes_before_the_pipeline_s(checkpoint):
+    """As in 4.57.6, whichever of the two spellings each is in."""
+    at, text = checkpoint("ner"), "İstanbul ΣΑΣ ﬁ ﷺ"
+    answers = {how: pipeline("ner", at, aggregation_strategy=how, device="cpu")(text) for how in ("simple", "max")}
+    assert differences(answers["simple"], answers["max"])
+    former = pipeline("ner", at, grouped_entities=True, ignore_subwords=True, device="cpu")
+    assert differences(former(text, aggregation_strategy="max"), answers["max"]) == []
+    assert differences(former(text, grouped_entities=True), answers["simple"]) == []
+    modern = pipeline("ner", at, aggregation_strategy="max", device="cpu")
+    assert differences(modern(text, grouped_entities=True), answers["simple"]) == []
+    assert differences(modern(text, ignore_labels=["O"]), answers["max"]) == []
+
+
 def test_a_folder_without_a_tokenizer(checkpoint, tmp_path):
     BertForSequenceClassification.from_pretrained(checkpoint("classes")).save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"tokenizer"):
