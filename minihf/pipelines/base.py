@@ -17,21 +17,22 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from difflib import get_close_matches
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from tokenizers import Encoding
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from minihf.checkpoints.hub import Source
 from minihf.models.base import Model
 from minihf.nn.output import Output
+from minihf.pipelines.batching import batched, packed, table
+from minihf.pipelines.inputs import as_device, checked_size, elements, told
 from minihf.tokenization import Tokenizer
 from minihf.tokenization.options import UNLIMITED
 
@@ -207,19 +208,13 @@ class Pipeline(ABC):
         ]
 
     def batches(self, rows: list[Encoding], size: int | None, options: dict[str, Any]) -> Iterator[list[int]]:
-        """The numbers of the rows that go through the model together; the longest come first."""
-        if not rows:
-            return
-        kinds = self.kinds(rows, options)
-        limit = self.tokens_at_once()
-        order = sorted(range(len(rows)), key=lambda i: (kinds[i], -len(rows[i])))
-        for _, alike in groupby(order, key=lambda i: kinds[i]):
-            alike = list(alike)
-            while alike:
-                cost = max(1, self.cost(rows[alike[0]], options))
-                fitting = size or (max(1, limit // cost) if self.pad_id is not None else 1)
-                yield alike[:fitting]
-                alike = alike[fitting:]
+        """The numbers of the rows that go through the model together."""
+        limit = self.tokens_at_once() if self.pad_id is not None else 0
+
+        def fitting(longest: Encoding) -> int:
+            return size or max(1, limit // max(1, self.cost(longest, options)))
+
+        return batched(rows, self.kinds(rows, options), fitting)
 
     def kinds(self, rows: list[Encoding], options: dict[str, Any]) -> list[int]:
         """Rows of different kinds cannot go together: BART and T5 read a text's class at its last end token, and want
@@ -242,30 +237,23 @@ class Pipeline(ABC):
         return own if own is not None or self.head == "ForSequenceClassification" else self.tokenizer.pad_token_id
 
     def forward(self, rows: list[Encoding], options: dict[str, Any]) -> list:
-        with torch.inference_mode(), packed(self.model) if not options.get("padding") else unchanged():
+        with torch.inference_mode(), nullcontext() if options.get("padding") else packed(self.model):
             output = self.model(**self.collate(rows), **self.no_cache)
             return self.read(output, rows, options)
 
     def collate(self, rows: list[Encoding], left: bool = False) -> dict[str, Tensor]:
         """The model's arguments: (B, T) each, padded on the right, which no answer depends on."""
-        lengths = [len(row) for row in rows]
-        T = max(lengths)
-        if not min(lengths):
+        shortest, longest = min(map(len, rows)), max(map(len, rows))
+        if not shortest:
             raise ValueError("a text has no token, not even a special one: there is nothing for the model to read")
-        if min(lengths) < T and self.pad_id is None:
+        if shortest < longest and self.pad_id is None:
             raise ValueError(
                 "a batch of rows of different lengths needs a pad token, and there is none: set model.config"
                 ".pad_token_id = tokenizer.eos_token_id, or leave out batch_size, and texts are read one by one"
             )
-
-        def table(name: str, fill: int) -> Tensor:
-            filled = np.full((len(rows), T), fill, dtype=np.int64)
-            for line, row, length in zip(filled, rows, lengths, strict=True):
-                line[T - length if left else 0 : T if left else length] = getattr(row, name)
-            return torch.from_numpy(filled).to(self.device)
-
-        batch = {"input_ids": table("ids", self.pad_id or 0), "attention_mask": table("attention_mask", 0)}
-        return batch | ({"token_type_ids": table("type_ids", 0)} if self.types else {})
+        parts = {"input_ids": ("ids", self.pad_id or 0), "attention_mask": ("attention_mask", 0)}
+        parts |= {"token_type_ids": ("type_ids", 0)} if self.types else {}
+        return {name: table(rows, part, fill, left).to(self.device) for name, (part, fill) in parts.items()}
 
     @property
     def longest(self) -> int | None:
@@ -302,69 +290,3 @@ class Pipeline(ABC):
     def __repr__(self) -> str:
         model, device = type(self.model).__name__, str(self.device)
         return f"{type(self).__name__}(task={self.task!r}, model={model}, device={device!r})"
-
-
-@contextmanager
-def packed(model: nn.Module) -> Iterator[None]:
-    """Let an encoder that has no other wish read real tokens alone, for this while."""
-    config = model.config
-    able = "packed" in config.attn_implementations and not getattr(config, "is_decoder", False)
-    if config.attn_implementation != "sdpa" or not able:
-        yield
-        return
-    config.attn_implementation = "packed"
-    try:
-        yield
-    finally:
-        config.attn_implementation = "sdpa"
-
-
-@contextmanager
-def unchanged() -> Iterator[None]:
-    yield
-
-
-def as_device(device: int | str | torch.device | None) -> torch.device:
-    """The device that a person means; None is the accelerator where there is one."""
-    if device is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if isinstance(device, int) and not isinstance(device, bool):
-        device = "cpu" if device < 0 else f"cuda:{device}"
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f'device={device!r} is none; such are "cpu", "cuda:1", -1 (the CPU), 0 (a GPU)') from error
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # one that this torch was not made for asserts
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device={str(device)!r} is not to be had here: {reason}") from error
-    return device
-
-
-def checked_size(size: int | None) -> int | None:
-    if size is not None and (type(size) is not int or size < 1):
-        raise ValueError(f"batch_size={size!r}; a positive number was expected, or None")
-    return size
-
-
-def elements(inputs: Iterable) -> Iterator:
-    """Of an iterator, or of a dataset that may know no more than its length and its items."""
-    if isinstance(inputs, Dataset) and not hasattr(inputs, "__iter__"):
-        return (inputs[i] for i in range(len(inputs)))
-    return iter(inputs)
-
-
-def told(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def to_numpy(x: Tensor) -> np.ndarray:
-    """On the CPU; of half precision, which NumPy has less of, in float32."""
-    return (x.float() if x.dtype.itemsize < 4 else x).cpu().numpy()
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)

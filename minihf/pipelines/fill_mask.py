@@ -6,7 +6,8 @@ from typing import Any
 from tokenizers import Encoding
 
 from minihf.nn.output import Output
-from minihf.pipelines.base import Pipeline, told
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import told
 
 LOGITS = 2**25  # of one batch: 128 MB in float32
 

@@ -13,7 +13,9 @@ import numpy as np
 from tokenizers import Encoding
 
 from minihf.nn.output import Output
-from minihf.pipelines.base import Pipeline, to_numpy, told
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import told
+from minihf.pipelines.scores import to_numpy
 
 PART, SHARED = 384, 128  # tokens that are read at once, and those that two parts share, where nobody says otherwise
 HIDDEN = -10000.0  # the logit of what cannot be in the answer

@@ -15,7 +15,8 @@ from minihf.models.architectures import ARCHITECTURES, class_for
 from minihf.models.auto import AutoConfig, config_class_at
 from minihf.models.base import Model
 from minihf.models.config import FILE_NAME, Config
-from minihf.pipelines.base import Pipeline, as_device
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import as_device
 from minihf.tokenization import AutoTokenizer, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -184,12 +185,14 @@ def find(task: str) -> Task:
     Raises:
         KeyError: there is no such task.
     """
-    match str(task).split("_"):
+    asked = str(task)
+    match asked.split("_"):
         case ["translation", source, "to", target]:
             return Task(*TASKS["translation"][:2], *TRANSLATED.get((source, target), ()))
-    name = ALIASES.get(task, task)
+    name = ALIASES.get(asked, asked)
     if name not in TASKS:
-        near = get_close_matches(str(task), known_tasks(), n=1)
+        begun = [known for known in known_tasks() if asked and known.startswith(asked.lower())]
+        near = begun or get_close_matches(asked.lower(), known_tasks(), n=1)
         raise KeyError(
             f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ".") + " There are: "
             f"{', '.join(known_tasks())}"

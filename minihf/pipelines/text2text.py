@@ -16,8 +16,8 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from minihf.generation.config import GenerationConfig
-from minihf.pipelines.base import told
 from minihf.pipelines.generating import NEW_TOKENS, SETTINGS, GeneratingPipeline
+from minihf.pipelines.inputs import told
 
 logger = logging.getLogger(__name__)
 

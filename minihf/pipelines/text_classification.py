@@ -8,7 +8,9 @@ import numpy as np
 from tokenizers import Encoding
 
 from minihf.nn.output import Output
-from minihf.pipelines.base import Pipeline, softmax, to_numpy, told
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import told
+from minihf.pipelines.scores import softmax, to_numpy
 
 FUNCTIONS = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softmax": softmax, "none": lambda x: x}
 UNSET = ""  # as in the reference, where None means all labels

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from minihf.generation.config import GenerationConfig
 from minihf.models.outputs import Output
-from minihf.pipelines.base import told
 from minihf.pipelines.generating import NEW_TOKENS, GeneratingPipeline
+from minihf.pipelines.inputs import told
 
 DEFAULTS = {"max_new_tokens": NEW_TOKENS, "do_sample": True, "temperature": 0.7}
 

@@ -18,10 +18,13 @@ import numpy as np
 from tokenizers import Encoding
 
 from minihf.nn.output import Output
-from minihf.pipelines.base import Pipeline, softmax, to_numpy, told
+from minihf.pipelines.base import Pipeline
+from minihf.pipelines.inputs import told
+from minihf.pipelines.scores import softmax, to_numpy
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 BY_WORD = ("first", "average", "max")
+SPELLINGS = {"aggregation_strategy", "grouped_entities", "ignore_subwords"}  # of one and the same option
 
 
 class TokenClassificationPipeline(Pipeline):
@@ -76,6 +79,11 @@ class TokenClassificationPipeline(Pipeline):
             "delimiter": " " if delimiter is None else delimiter,
             "offsets": offset_mapping,
         }
+
+    def merged(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A call's strategy takes the place of the pipeline's, however each is spelt."""
+        replaced = SPELLINGS if options.keys() & SPELLINGS else set()
+        return {name: value for name, value in self.options.items() if name not in replaced} | options
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """See `Pipeline.__call__`, and the class for the options. A single list of words is a batch of one."""

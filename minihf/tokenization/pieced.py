@@ -6,6 +6,7 @@ that added tokens, truncation and padding are its own work. It cannot write such
 as the files that they were read from. Their words are their pieces: `word_ids` counts those.
 """
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,6 +44,27 @@ class PiecedTokenizer(Tokenizer):
     def pieces(self, text: str) -> Iterable[Piece]:
         """The pieces of a text without added tokens."""
         raise NotImplementedError(f"{type(self).__name__} has no pieces(text)")
+
+    def tokenize(self, text: Any, pair: Any = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+        """As that of `Tokenizer`; a piece that the vocabulary lacks is shown as it was cut."""
+        cut = {self.unk_token: 0}
+
+        def noted(part: str) -> Iterator[Piece]:
+            for start, end, piece in self.pieces(part):
+                cut.setdefault(piece, len(cut))
+                yield start, end, piece
+
+        teller = copy.copy(self)
+        teller._lock, teller.pieces = self._lock, noted
+        tokens = Tokenizer.tokenize(teller, text, pair, add_special_tokens, **options)
+        if self.unk_token not in tokens:
+            return tokens
+        # The engine spells what it does not know as the unknown token, so it is asked again with these very pieces.
+        teller._engine = table_engine(cut, None, {"unk_token": self.unk_token})
+        teller._engine.add_tokens([token for _, token in sorted(self.added_tokens_decoder.items())])
+        teller._engine.post_processor = self._engine.post_processor
+        teller.split_special_tokens = self.split_special_tokens
+        return Tokenizer.tokenize(teller, text, pair, add_special_tokens, **options)
 
     @contextmanager
     def _lent(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from minihf import AutoModel, AutoTokenizer, BertForSequenceClassification, pipeline
 from minihf.cli import main
-from minihf.pipelines.base import as_device
+from minihf.pipelines.inputs import as_device
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.checkpoints import LONG, TEXTS
 
@@ -176,6 +176,10 @@ def test_pooling_is_of_real_tokens(checkpoint, pooling):
     "call, error, message",
     [
         (lambda at: pipeline("sentiment-analyse", at("classes")), KeyError, "did you mean 'sentiment-analysis'"),
+        (lambda at: pipeline("NER", at("ner")), KeyError, "did you mean 'ner'"),
+        (lambda at: pipeline("zero-shot", at("classes")), KeyError, "did you mean 'zero-shot-classification'"),
+        (lambda at: pipeline(["ner"], at("ner")), KeyError, "unknown task ['ner']"),
+        (lambda at: pipeline("", at("ner")), KeyError, "unknown task ''. There are"),
         (lambda at: pipeline(), ValueError, "pass a task, a model, or both"),
         (lambda at: pipeline("ner", at("classes")), ValueError, "BertForSequenceClassification has no head for 'ner'"),
         (lambda at: pipeline("fill-mask", AutoModel.from_pretrained(at("states"))), ValueError, "pass tokenizer="),
@@ -220,6 +224,20 @@ def test_refusals_say_what_to_do(checkpoint, call, error, message):
     with pytest.raises(error) as caught:
         call(checkpoint)
     assert message in str(caught.value.args[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # that some of these are former spellings
+def test_a_strategy_of_a_call_comes_before_the_pipeline_s(checkpoint):
+    """As in 4.57.6, whichever of the two spellings each is in."""
+    at, text = checkpoint("ner"), "İstanbul ΣΑΣ ﬁ ﷺ"
+    answers = {how: pipeline("ner", at, aggregation_strategy=how, device="cpu")(text) for how in ("simple", "max")}
+    assert differences(answers["simple"], answers["max"])
+    former = pipeline("ner", at, grouped_entities=True, ignore_subwords=True, device="cpu")
+    assert differences(former(text, aggregation_strategy="max"), answers["max"]) == []
+    assert differences(former(text, grouped_entities=True), answers["simple"]) == []
+    modern = pipeline("ner", at, aggregation_strategy="max", device="cpu")
+    assert differences(modern(text, grouped_entities=True), answers["simple"]) == []
+    assert differences(modern(text, ignore_labels=["O"]), answers["max"]) == []
 
 
 def test_a_folder_without_a_tokenizer(checkpoint, tmp_path):

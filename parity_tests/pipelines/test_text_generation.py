@@ -198,7 +198,7 @@ def test_the_task_and_its_checkpoint(writer):
         (None, {}, TypeError, "a chat as a list of messages, or a list"),
         (["a", None], {}, TypeError, "None came"),
         (USER[0], {}, TypeError, "a dict came"),
-        ([USER, "a", 3], {}, TypeError, "a int came"),
+        ([USER, "a", 3], {}, TypeError, "an int came"),
         ([[{"role": "user"}]], {}, ValueError, "a 'role' and a 'content'"),
         (TEXT, {"max_new_token": 3}, TypeError, "did you mean 'max_new_tokens'"),
         (TEXT, {"return_full_text": True, "return_tensors": True}, ValueError, "pass one of them"),

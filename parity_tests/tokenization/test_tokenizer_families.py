@@ -169,6 +169,7 @@ def assert_alike(ours, reference, texts: list[str]) -> None:
         assert getattr(ours, name) == getattr(reference, name), name
     asked = {"return_offsets_mapping": True, "return_special_tokens_mask": True} if reference.is_fast else {}
     for text in texts:
+        assert ours.tokenize(text) == reference.tokenize(text)
         for arguments in ((text,), (text, "Another text")):
             first, second = ours(*arguments, **asked), reference(*arguments, **asked)
             assert dict(first) == dict(second), arguments
@@ -337,6 +338,22 @@ def test_marians_offsets(family_folders):
     assert re.sub(r"\s", "", parts) == re.sub(r"\s", "", text)
     code = minihf.MarianTokenizer.from_pretrained(family_folders["Marian"])(">>fr<< a", return_offsets_mapping=True)
     assert code["offset_mapping"][0] == (0, 6)
+
+
+@pytest.mark.parametrize("make", ["CTRL", "Marian"])
+def test_a_piece_that_the_vocabulary_lacks_is_shown_as_it_was_cut(make, family_folders):
+    ours = getattr(minihf, name_of(make)).from_pretrained(family_folders[make], pad_token="<pad>")
+    ours.add_tokens(["fizz"])
+    text = "🦀 <unk>🦀<pad> fizz"
+    tokens = ours.tokenize(text)
+    assert [token for token in tokens if token != "▁"] == ["🦀", "<unk>", "🦀", "<pad>", "fizz"]
+    assert ours.convert_tokens_to_ids(tokens) == ours(text, add_special_tokens=False)["input_ids"]
+    assert ours(text).tokens().count("<unk>") == 3  # the names of the ids
+    assert ours.tokenize(text, max_length=3, truncation=True, add_special_tokens=False) == tokens[:3]
+    assert ours.tokenize(text, add_special_tokens=True) == tokens + ["</s>"] * (make == "Marian")
+    ours.split_special_tokens = True
+    assert "<pad>" not in ours.tokenize(text)
+    assert "<pad>" in ours.tokenize(text, split_special_tokens=False)
 
 
 def test_marian_samples_as_sentencepiece_is_told(family_folders):
