@@ -6,6 +6,7 @@ The facts at its head are those that `transformers` 5.23 puts there; the text is
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,19 +49,17 @@ def card_of_run(
     tasks = listed(tasks) or [task for task in [task_of(trainer.bare)] if task]
     found = named_dataset(trainer)
     ids = listed(dataset_tags) or listed(found.get("id"))
-    names = listed(dataset) or ids
-    configs = listed(dataset_args) or listed(found.get("config"))
+    names, configs = listed(dataset) or ids, listed(dataset_args) or listed(found.get("config"))
     scores = last_scores(logs)
-    known = {hub_metric(name): value for name, value in scores.items() if hub_metric(name) and math.isfinite(value)}
+    known = {hub_metric(name): name for name, x in scores.items() if hub_metric(name) and math.isfinite(x)}
     results = [
         EvalResult(
-            task, each, name, metric, value,
-            dataset_config=found.get("config"), dataset_split=found.get("split"),
-            dataset_args={"config": configs[0]} if configs else None,
+            task, id, name, metric, scores[title],
+            dataset_config=config, dataset_split=found.get("split"), metric_name=title,
         )
         for task in tasks
-        for each, name in zip(ids, names, strict=False)
-        for metric, value in known.items()
+        for id, name, config in zip(ids, names, [*configs, *repeat(None, len(ids))], strict=False)
+        for metric, title in known.items()
     ]  # fmt: skip
     is_adapter = hasattr(model, "peft_config")
     what = f"{'A LoRA adapter of a' if is_adapter else 'A'} `{type(trainer.bare).__name__}`"
@@ -118,7 +117,7 @@ def last_scores(logs: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 def scores_in(entry: Mapping[str, float]) -> dict[str, float]:
     named = {name.removeprefix("eval_"): value for name, value in entry.items()}
-    return {title(name): value for name, value in named.items() if name not in NO_SCORES}
+    return {titled(name): value for name, value in named.items() if name not in NO_SCORES}
 
 
 def evaluations(logs: Iterable[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -135,7 +134,7 @@ def evaluations(logs: Iterable[Mapping[str, float]]) -> list[dict[str, Any]]:
     return rows
 
 
-def title(name: str) -> str:
+def titled(name: str) -> str:
     return " ".join(part.capitalize() for part in name.split("_"))
 
 
