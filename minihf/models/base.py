@@ -340,6 +340,8 @@ class Model(PushToHubMixin, nn.Module):
     ) -> None:
         """Write `config.json` and `model.safetensors`, which minihf and transformers both load.
 
+        With push_to_hub=True it is uploaded as well: then all arguments of `push_to_hub` are taken.
+
         Args:
             save_directory: made where there is none. Weights of an earlier save are replaced, and are whole until then.
             is_main_process: False, in all processes but one, writes nothing.

@@ -130,6 +130,7 @@ class PushToHubCallback(TrainerCallback):
         self.trainer.init_hf_repo()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.lacking = None
         for left in Path(args.output_dir).glob(f"{PUSHING}*"):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -181,6 +181,8 @@ def test_a_branch_and_a_pull_request_leave_main_alone(online, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "other")
     with pytest.raises(PermissionError, match=r"'me/m' was not uploaded, as you may not write there.*create_pr=True"):
         changed.push_to_hub("me/m")
+    with pytest.raises(PermissionError, match="wants to know who you are"):
+        changed.push_to_hub("me/m", token=False)
     info = changed.push_to_hub("me/m", create_pr=True, tags=["better"])
     assert info.pr_url == f"{online.url}/me/m/discussions/1"
     assert same(BertForMaskedLM.from_pretrained("me/m", revision="refs/pr/1"), changed)
