@@ -161,7 +161,7 @@ class Tokenizer(PushToHubMixin, Vocabulary):
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write `tokenizer_config.json`, `tokenizer.json` and chat templates, for minihf and transformers alike.
 
-        With push_to_hub=True they are uploaded as well: then all arguments of `push_to_hub` are taken. Returns the paths.
+        With push_to_hub=True they are uploaded as well, and all arguments of `push_to_hub` taken. Returns the paths.
         """
         return folder.save(self, Path(save_directory))
 
