@@ -10,7 +10,9 @@ where this one uploads the model.
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -148,7 +150,7 @@ class PushToHubCallback(TrainerCallback):
         self.trainer.push_in_progress = self.pool.submit(self.push, folder, aside, message(args, state))
 
     def push(self, folder: Path, aside: TemporaryDirectory, commit_message: str) -> None:
-        with aside:
+        with aside, without_bars():
             try:
                 self.upload(folder.name, Path(aside.name), commit_message)
             except Exception as error:  # whatever it is, it is no reason to stop the training
@@ -181,6 +183,21 @@ class PushToHubCallback(TrainerCallback):
         elif self.lacking is not None and self.lacking.is_dir():
             self.upload(self.lacking.name, self.lacking, message(args, state))
             self.lacking = None
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """The library's bars of an upload would be drawn over the training's own."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    change = not are_progress_bars_disabled()
+    if change:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if change:
+            enable_progress_bars()
 
 
 def message(args: Any, state: Any) -> str:

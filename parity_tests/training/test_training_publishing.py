@@ -3,10 +3,14 @@
 The facts at the card's head are compared with those of the reference's own `TrainingSummary`.
 """
 
+import os
+import signal
+
 import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.modelcard import TrainingSummary, parse_log_history
 
 from minihf import (
@@ -90,7 +94,7 @@ def test_the_courses_run(online, tmp_path):
         ("all_checkpoints", ["checkpoint-1", "checkpoint-2", "checkpoint-3"]),
     ],
 )
-def test_strategies(online, tmp_path, strategy, places):
+def test_strategies(online, tmp_path, capsys, strategy, places):
     made = trainer(tmp_path / "run", hub_strategy=strategy, hub_always_push=True, hub_model_id="team/m")
     made.train()
     repository = online["team/m"]
@@ -105,6 +109,8 @@ def test_strategies(online, tmp_path, strategy, places):
         }
     assert loads("team/m", made)
     assert not [*(tmp_path / "run").glob(f"{PUSHING}*")]
+    assert "safetensors" not in capsys.readouterr().err  # no bars of uploads over the training's
+    assert not are_progress_bars_disabled()
 
 
 def test_the_end_alone(online, tmp_path):
@@ -193,6 +199,21 @@ def test_at_the_end_it_is_an_error_and_nothing_is_lost(online, tmp_path):
     made.push_to_hub()
     assert loads("me/m", made)
     assert made.train(resume_from_checkpoint=True).global_step == 3
+
+
+class Interrupts(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupted_run_ends_as_such_whatever_the_hub_says(online, tmp_path):
+    online.faults["/commit/"] = {"status": 503}
+    for strategy in ("every_save", "end"):
+        made = trainer(tmp_path / strategy, parts={"callbacks": [Interrupts]}, hub_strategy=strategy, save_steps=3)
+        with pytest.raises(SystemExit, match="143"):
+            made.train()
+        assert (tmp_path / strategy / "checkpoint-1").is_dir()
+        assert online[f"me/{strategy}"].titles() == []
 
 
 class Opens(TrainerCallback):
