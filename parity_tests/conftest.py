@@ -34,3 +34,26 @@ def _seed() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A stand-in hub, for processes of their own: `hub.environment` tells them."""
+    from parity_tests.hub import StandInHub
+
+    with StandInHub(tmp_path / "home") as hub:
+        yield hub
+
+
+@pytest.fixture
+def online(hub, monkeypatch):
+    """The same for this process, whose user is logged in as "me"; huggingface_hub read its environment long ago."""
+    from huggingface_hub import constants
+
+    known = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_CACHE": hub.cache}
+    known["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in known.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # retries wait seconds
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    return hub

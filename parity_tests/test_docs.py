@@ -1,21 +1,19 @@
-"""The page docs/course.md: its Python runs, on tiny checkpoints that stand in the hub's cache under the names it asks
-for."""
+"""The page docs/course.md: its Python runs, on a stand-in hub with tiny checkpoints under the names it asks for."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from minihf.checkpoints.publish import files_in
 from minihf.pipelines.tasks import TASKS
 from parity_tests.pipelines.checkpoints import write_checkpoint
 from parity_tests.pipelines.writers import write_writer
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMIT = "c" * 40
 DEFAULTS = {
     "text-classification": "classes-distilbert",
     "zero-shot-classification": "classes",
@@ -31,6 +29,7 @@ NAMED = {
     "Helsinki-NLP/opus-mt-fr-en": "marian",
     "HuggingFaceTB/SmolLM2-360M-Instruct": "llama",
     "distilbert-base-uncased-finetuned-sst-2-english": "classes-distilbert",
+    "distilbert-base-uncased": "masks-distilbert",
     "bert-base-cased": "states",
     "bert-base-uncased": "states",
     "huggingface-course/bert-finetuned-ner": "ner",
@@ -42,27 +41,21 @@ NAMED = {
 }
 
 
-def put(cache: Path, name: str, revision: str, checkpoint: Path) -> None:
-    """As a download would have left it."""
-    repository = cache / f"models--{name.replace('/', '--')}"
-    shutil.copytree(checkpoint, repository / "snapshots" / COMMIT, dirs_exist_ok=True)
-    (repository / "refs").mkdir(exist_ok=True)
-    (repository / "refs" / revision).write_text(COMMIT)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    folder, made = tmp_path_factory.mktemp("hub"), {}
+@pytest.fixture
+def filled(hub, tmp_path_factory):
+    """The hub, with a checkpoint for each name on the page and each default of a task."""
+    made = {}
     wanted = [(TASKS[task].checkpoint, TASKS[task].revision, name) for task, name in DEFAULTS.items()]
     for hub_name, revision, name in [*wanted, *((hub_name, "main", name) for hub_name, name in NAMED.items())]:
         if name not in made:
             write = write_writer if name in ("gpt2", "marian", "llama", "bart", "t5") else write_checkpoint
-            made[name] = write(name, tmp_path_factory.mktemp(name))
-        put(folder, hub_name, revision, made[name])
-    return folder
+            made[name] = files_in(write(name, tmp_path_factory.mktemp(name)))
+        hub.put(hub_name, {path: file.read_bytes() for path, file in made[name].items()}, revision)
+    hub.organizations["my-team"] = {"me"}
+    return hub
 
 
-def test_the_course_runs(cache, tmp_path):
+def test_the_course_runs(filled, tmp_path):
     page = (ROOT / "docs" / "course.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 10
@@ -70,8 +63,12 @@ def test_the_course_runs(cache, tmp_path):
     text = "\n".join(blocks)
     assert "max_length=30" in text  # of words; the tiny vocabulary has letters
     script.write_text(text.replace("max_length=30", "max_length=60"))
-    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {**filled.environment, "HF_TOKEN": "secret", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
+    assert {"model.safetensors", "tokenizer.json", "README.md"} < set(filled["my-team/dummy-model"].files())
+    assert "another-branch" in filled["my-team/dummy-model"].branches
+    assert filled["me/bert-finetuned-mrpc"].titles()[-1] == "Training complete"

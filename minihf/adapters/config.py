@@ -13,6 +13,7 @@ from typing import Any
 from minihf.checkpoints.fields import annotations, check_types
 from minihf.checkpoints.files import CheckpointError, read_json, write_json
 from minihf.checkpoints.hub import Source
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 
 CONFIG_NAME = "adapter_config.json"
 BIASES = ("none", "all", "lora_only")
@@ -35,7 +36,7 @@ class TaskType(StrEnum):
 
 
 @dataclass(init=False)
-class LoraConfig:
+class LoraConfig(PushToHubMixin):
     """An adapter of low rank. `LoraConfig(**fields)` takes keywords only.
 
     Names are those of modules, whole ("transformer.h.0.attn.c_attn") or from the right ("c_attn"); a text instead of a
@@ -145,10 +146,11 @@ class LoraConfig:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: {error}") from error
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @pushes
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `adapter_config.json` into a folder, which is made where there is none."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(Path(folder) / CONFIG_NAME, self.to_dict())
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_json(Path(save_directory) / CONFIG_NAME, self.to_dict())
 
 
 # peft 0.21's fields for relatives of LoRA, none of which is implemented

@@ -24,6 +24,7 @@ from minihf.adapters.files import (
 from minihf.adapters.lora import LoraLayer, SavedModule
 from minihf.adapters.targets import HEADS, adapted, candidates, near, pattern_value, settle
 from minihf.checkpoints.hub import Source
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 from minihf.models.base import Model
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def get_peft_model(
     return wrapped
 
 
-class PeftModel(nn.Module):
+class PeftModel(PushToHubMixin, nn.Module):
     """A model with adapters. What it does not have itself (`config`, `device`, …) is the wrapped model's."""
 
     def __init__(
@@ -295,6 +296,7 @@ class PeftModel(nn.Module):
 
     # Files
 
+    @pushes
     def save_pretrained(
         self,
         save_directory: str | Path,

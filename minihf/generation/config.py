@@ -11,6 +11,7 @@ from typing import Any
 
 from minihf.checkpoints.files import CheckpointError, read_json, write_json
 from minihf.checkpoints.hub import Source
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 from minihf.generation.checks import NEUTRAL, check_together, check_values
 
 FILE_NAME = "generation_config.json"
@@ -36,7 +37,7 @@ OF_FORWARD = ("use_cache", "output_attentions", "output_hidden_states")
 
 
 @dataclass(init=False, repr=False)
-class GenerationConfig:
+class GenerationConfig(PushToHubMixin):
     """Settings of `generate`. None: not said here; see `settle` for what holds then, and `repr` shows it.
 
     Raises:
@@ -246,14 +247,16 @@ class GenerationConfig:
         source, changes = Source.split(name_or_path, options)
         return cls.from_file(source.get(FILE_NAME)).update(changes)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @pushes
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write what is said into `generation_config.json`."""
         said = self.said()
         if "constraints" in said:
             raise ValueError("constraints are objects, which no file holds: save force_words_ids, or set them to None")
         if isinstance(self.sequence_bias, dict):  # JSON knows no keys but strings
             said["sequence_bias"] = [[list(ids), bias] for ids, bias in self.sequence_bias.items()]
-        write_json(Path(folder) / FILE_NAME, said)
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_json(Path(save_directory) / FILE_NAME, said)
 
 
 def settle(own: GenerationConfig, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:

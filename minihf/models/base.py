@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from minihf.checkpoints.files import save_weights
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 from minihf.fast.packed import packed_call
 from minihf.generation.config import GenerationConfig
 from minihf.generation.generate import generate, stream
@@ -26,7 +27,7 @@ from minihf.nn.norms import RMSNorm
 from minihf.nn.output import Output
 
 
-class Model(nn.Module):
+class Model(PushToHubMixin, nn.Module):
     """A config and the parameters that it describes.
 
     An architecture says of itself, in class attributes:
@@ -326,9 +327,10 @@ class Model(nn.Module):
         """Load a checkpoint from a folder or a hub name: `minihf.models.loading.load_pretrained`, with its options."""
         return load_pretrained(cls, name_or_path, **options)
 
+    @pushes
     def save_pretrained(
         self,
-        folder: str | Path,
+        save_directory: str | Path,
         *,
         is_main_process: bool = True,
         state_dict: Mapping[str, Tensor] | None = None,
@@ -338,8 +340,10 @@ class Model(nn.Module):
     ) -> None:
         """Write `config.json` and `model.safetensors`, which minihf and transformers both load.
 
+        With push_to_hub=True it is uploaded as well: then all arguments of `push_to_hub` are taken.
+
         Args:
-            folder: made where there is none. Weights of an earlier save are replaced, and are whole until then.
+            save_directory: made where there is none. Weights of an earlier save are replaced, and are whole until then.
             is_main_process: False, in all processes but one, writes nothing.
             state_dict: whole tensors to write, gathered from a model that is sharded.
             save_function: accepted, as scripts for accelerate give one; there is no other way to write.
@@ -354,7 +358,7 @@ class Model(nn.Module):
         if not is_main_process:
             return
         self.require_values("save")
-        folder = Path(folder)
+        folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.copy(self.config)
         config.architectures, config.dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")

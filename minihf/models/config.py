@@ -15,6 +15,7 @@ import torch
 from minihf.checkpoints.fields import annotations, check_types
 from minihf.checkpoints.files import CheckpointError, read_json, write_json
 from minihf.checkpoints.hub import Source
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 from minihf.nn.attention import IMPLEMENTATIONS
 from minihf.nn.losses import PROBLEM_TYPES
 
@@ -25,7 +26,7 @@ FILE_NAME = "config.json"
 
 
 @dataclass(init=False)
-class Config:
+class Config(PushToHubMixin):
     """The fields that every architecture has.
 
     `Config(**fields)` takes keywords only: fields, the reference's other names for them (`attribute_map`),
@@ -232,10 +233,11 @@ class Config:
             del values["id2label"], values["label2id"]
         return {"model_type": self.model_type, **values}
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @pushes
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `config.json` into a folder, which is made where there is none."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(Path(folder) / FILE_NAME, self.to_dict())
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_json(Path(save_directory) / FILE_NAME, self.to_dict())
 
 
 def numbered_labels(number: int) -> dict[int, str]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from minihf.checkpoints.hub import Source
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 from minihf.models.base import Model
 from minihf.nn.output import Output
 from minihf.pipelines.batching import batched, packed, table
@@ -45,7 +46,7 @@ TOKENIZER_OPTIONS = (
 )  # fmt: skip
 
 
-class Pipeline(ABC):
+class Pipeline(PushToHubMixin, ABC):
     """A model and its tokenizer, called with texts: `pipeline(task, ...)` makes it.
 
     Args:
@@ -282,10 +283,11 @@ class Pipeline(ABC):
             )
         return rows
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @pushes
+    def save_pretrained(self, save_directory: str | Path, *, max_shard_size: int | str = "50GB") -> None:
         """Write model and tokenizer into a folder, which `pipeline(task, folder)` loads."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.model.save_pretrained(save_directory, max_shard_size=max_shard_size)
+        self.tokenizer.save_pretrained(save_directory)
 
     def __repr__(self) -> str:
         model, device = type(self.model).__name__, str(self.device)

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Engine
 
 from minihf.checkpoints.hub import CheckpointError, Source
+from minihf.checkpoints.publish import PushToHubMixin, pushes
 from minihf.tokenization import engines, folder, former
 from minihf.tokenization.call import call, encode, tokenize
 from minihf.tokenization.chat import apply_chat_template, get_chat_template, named_templates
@@ -46,7 +47,7 @@ def _end(name: str, place: int) -> property:
     return property(get_end, set_end)
 
 
-class Tokenizer(Vocabulary):
+class Tokenizer(PushToHubMixin, Vocabulary):
     """Text to ids and back. The reference's `PreTrainedTokenizerFast`, by which name it can also be had.
 
     Args:
@@ -156,10 +157,11 @@ class Tokenizer(Vocabulary):
         """
         return folder.load(cls, *Source.split(name_or_path, options))
 
+    @pushes
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write `tokenizer_config.json`, `tokenizer.json` and chat templates, for minihf and transformers alike.
 
-        Returns the paths.
+        With push_to_hub=True they are uploaded as well, and all arguments of `push_to_hub` taken. Returns the paths.
         """
         return folder.save(self, Path(save_directory))
 

@@ -34,6 +34,8 @@ RENAMED = {
     "no_cuda": "use_cpu",
     "activation_checkpointing": "gradient_checkpointing",
     "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
 }
 # Former names that change nothing here -> the values that they may have; () is any.
 WITHOUT_MEANING = {
@@ -55,13 +57,10 @@ WITHOUT_MEANING = {
     "mp_parameters": ("",),
     "dispatch_batches": (None,),
     "split_batches": (None, False),
-    "push_to_hub_model_id": (),
-    "push_to_hub_organization": (),
-    "push_to_hub_token": (),
+    "push_to_hub_organization": (None,),
 }
 # Fields that must keep their default, and what to do instead.
 UNIMPLEMENTED = {
-    "push_to_hub": "save_model(folder), then huggingface_hub.upload_folder(...)",
     "optim_target_modules": "minihf.get_peft_model trains few parameters",
     "use_liger_kernel": "language-model losses are computed in chunks as it is",
     "liger_kernel_config": "language-model losses are computed in chunks as it is",
@@ -101,6 +100,15 @@ class SaveStrategy(Choice):
     BEST = "best"
 
 
+class HubStrategy(Choice):
+    """What is uploaded, and when: see `minihf.training.publishing.PushToHubCallback`."""
+
+    END = "end"
+    EVERY_SAVE = "every_save"
+    CHECKPOINT = "checkpoint"
+    ALL_CHECKPOINTS = "all_checkpoints"
+
+
 class FormerNames(type):
     """Of the arguments' class: former names become today's before the dataclass sees them, in subclasses, too."""
 
@@ -120,6 +128,8 @@ class FormerNames(type):
             elif name == "include_inputs_for_metrics":
                 if given.pop(name):
                     given["include_for_metrics"] = [*given.get("include_for_metrics", []), "inputs"]
+            elif name == "push_to_hub_organization" and given[name] is not None:
+                raise TypeError(f"{name} is a former name: write hub_model_id='{given[name]}/…'")
             elif name in WITHOUT_MEANING:
                 value, allowed = given.pop(name), WITHOUT_MEANING[name]
                 if allowed and value not in allowed:
@@ -209,13 +219,13 @@ class TrainingArguments(metaclass=FormerNames):
     save_on_each_node: bool = False
     save_total_limit: int | None = None  # checkpoints to keep: the last ones, and the best
     enable_jit_checkpoint: bool = False  # SIGTERM saves a checkpoint in any case
-    push_to_hub: bool = False
+    push_to_hub: bool = False  # upload saves to the hub, as hub_strategy says
     hub_token: str | None = field(default=None, repr=False)
-    hub_private_repo: bool | None = None
-    hub_model_id: str | None = None
-    hub_strategy: str = "every_save"
-    hub_always_push: bool = False
-    hub_revision: str | None = None
+    hub_private_repo: bool | None = None  # others cannot see a repository that is made
+    hub_model_id: str | None = None  # "name" or "organization/name"; None: as output_dir is called
+    hub_strategy: HubStrategy | str = "every_save"
+    hub_always_push: bool = False  # also while the last upload is not finished
+    hub_revision: str | None = None  # the branch to upload to; None: main
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = None  # None: the loss
     greater_is_better: bool | None = None  # None: unless the metric's name ends in "loss"
@@ -267,6 +277,7 @@ class TrainingArguments(metaclass=FormerNames):
         self.logging_strategy = IntervalStrategy(self.logging_strategy)
         self.eval_strategy = IntervalStrategy(self.eval_strategy)
         self.save_strategy = SaveStrategy(self.save_strategy)
+        self.hub_strategy = HubStrategy(self.hub_strategy)
         for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
             if isinstance(getattr(self, name), str):  # from a command line
                 setattr(self, name, json.loads(getattr(self, name)))

@@ -145,7 +145,7 @@ class TrainerCallback:
         """After a batch of an evaluation."""
 
     def on_push_begin(self, args, state, control, **kwargs):
-        """Of the reference; minihf does not upload."""
+        """Before an upload to the hub."""
 
 
 EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_")]

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from minihf.checkpoints.card import bullets, make_card, table
+
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -105,30 +107,19 @@ def model_card(
 
     It shows `curve.png`, which is expected beside it.
     """
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import EvalResult
 
     own = next(reversed(scores.values()))
     results = [EvalResult(task, "data", data, metric, round(float(value), 4)) for metric, value in own.items()]
-    metadata = ModelCardData(library_name="minihf", pipeline_tag=task, model_name=name, eval_results=results)
     metrics = columns(scores)
-    table = [["", *metrics], ["---", *["---:"] * len(metrics)]]
-    table += [[who, *cells(values, metrics)] for who, values in scores.items()]
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in table)
-    lines = "\n".join(f"- {key}: {value}" for key, value in settings.items())
     where = f"{seconds:.0f} s on {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return f"""---
-{metadata.to_yaml()}
----
-
-# {name}
-
-{summary}
+    text = f"""{summary}
 
 Data: {data}.
 
 ## Results
 
-{rows}
+{table([["", *metrics], *([who, *cells(values, metrics)] for who, values in scores.items())])}
 
 ![The curve](curve.png)
 
@@ -136,5 +127,6 @@ Data: {data}.
 
 {where}
 
-{lines}
+{bullets(settings)}
 """
+    return str(make_card(name, text, note=False, pipeline_tag=task, eval_results=results))

@@ -29,6 +29,7 @@ from minihf.checkpoints.files import read_json, save_weights, write_json
 from minihf.data.collators import DataCollatorWithPadding, default_data_collator
 from minihf.models.base import Model
 from minihf.nn.output import Output
+from minihf.training import publishing
 from minihf.training.arguments import TrainingArguments
 from minihf.training.callbacks import (
     STATE_NAME,
@@ -83,6 +84,8 @@ class Trainer:
     """
 
     loss_is_scaled_for_ga: bool | None = None  # see compute_loss
+    hub_model_id: str | None = None  # the repository's whole name, once it is known
+    push_in_progress: Any = None  # the future of an upload beside the training
 
     def __init__(
         self,
@@ -136,6 +139,8 @@ class Trainer:
             self.lr_scheduler,
         )
         self.add_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        if args.push_to_hub:
+            self.add_callback(publishing.PushToHubCallback(self))
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         self.state, self.control, self.place = TrainerState(), TrainerControl(), Place()
         self.is_in_train = self.made_scheduler = False
@@ -633,8 +638,11 @@ class Trainer:
         tokenizer = self.processing_class
         return getattr(self.data_collator, "tokenizer", None) if tokenizer is None else tokenizer
 
-    def save_model(self, output_dir: str | os.PathLike | None = None) -> None:
-        """The model, or its adapter, the tokenizer and the arguments, for `from_pretrained`."""
+    def save_model(self, output_dir: str | os.PathLike | None = None, _internal_call: bool = False) -> None:
+        """The model, or its adapter, the tokenizer and the arguments, for `from_pretrained`.
+
+        With `push_to_hub` in the arguments, `Trainer.push_to_hub` follows.
+        """
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if hasattr(self.model, "save_pretrained"):
@@ -644,13 +652,18 @@ class Trainer:
         if self.saved_tokenizer is not None:
             self.saved_tokenizer.save_pretrained(folder)
         write_json(folder / "training_args.json", self.args.to_dict())
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def save_state(self) -> None:
         """`trainer_state.json`, with all logs, in `output_dir`."""
         self.state.save_to_json(Path(self.args.output_dir, STATE_NAME))
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError("minihf does not upload: save_model(folder), then huggingface_hub.upload_folder(...)")
+    # The hub
+
+    init_hf_repo = publishing.init_hf_repo
+    create_model_card = publishing.create_model_card
+    push_to_hub = publishing.push_to_hub
 
     # Evaluation
 

@@ -4,9 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -184,71 +182,16 @@ def ask(*questions: tuple, **environment) -> list:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-class Hub(BaseHTTPRequestHandler):
-    """What is asked of a hub: HEAD and GET of /name/resolve/revision/file, and the listing /api/models/name/tree."""
-
-    files = {
-        OLD: {"config.json": "old"},
-        NEW: {"config.json": "new", "model.safetensors": "weights", "sub/a.json": "deep"},
-    }
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        server, (path, _, _) = self.server, self.path.partition("?")
-        if "/org/" in path:  # the client also asks for things of its own
-            server.asked.append(f"{self.command} {path}")
-        if path.startswith("/api/models/org/tiny/tree/"):
-            rows = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in self.files[server.main]]
-            return self.answer(200, json.dumps(rows))
-        name, _, rest = path.removeprefix("/").partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        commit = {"main": server.main, "v1": OLD, OLD: OLD, NEW: NEW}.get(revision)
-        if name == "org/gated":
-            return self.answer(403, code="GatedRepo")
-        if name == "org/down":
-            return self.answer(500)
-        if name == "org/cut":
-            self.answer(200, commit=NEW, etag="e", length=1000, text="" if self.command == "HEAD" else "cut short")
-            self.close_connection = True
-            return None
-        if name == "org/private" and self.headers.get("Authorization") not in ("Bearer secret", None):
-            return self.answer(401, code=None, message="Invalid credentials in Authorization header")
-        if name != "org/tiny" and not (name == "org/private" and self.headers.get("Authorization") == "Bearer secret"):
-            return self.answer(401, code="RepoNotFound")
-        if commit is None:
-            return self.answer(404, code="RevisionNotFound")
-        if file not in self.files[commit]:
-            return self.answer(404, code="EntryNotFound", commit=commit)
-        text = self.files[commit][file]
-        return self.answer(200, text, commit=commit, etag=f"{text}-etag")
-
-    def answer(self, status, text="", *, code=None, message=None, commit=None, etag=None, length=None):
-        headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit}
-        headers["ETag"] = etag and f'"{etag}"'
-        self.send_response(status)
-        for name, value in headers.items():
-            if value is not None:
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(text) if length is None else length))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(text.encode())
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.main = [], NEW
-    server.environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": tmp_path / "home"}
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def hub(hub):
+    hub.users["secret"] = "org"
+    hub.put("org/tiny", {"config.json": "old"}, "v1", oid=OLD)
+    hub.put("org/tiny", {"config.json": "new", "model.safetensors": "weights", "sub/a.json": "deep"}, oid=NEW)
+    hub.repositories["org/private"] = replace(hub["org/tiny"], private=True)
+    hub.faults["org/gated"] = {"status": 403, "code": "GatedRepo"}
+    hub.faults["org/down"] = {"status": 500}
+    hub.faults["org/cut"] = {"status": 200, "commit": NEW, "etag": "e", "length": 1000, "content": b"cut short"}
+    return hub
 
 
 TINY = {"name": "org/tiny"}

@@ -81,7 +81,6 @@ def test_subclasses_and_copies_keep_it_all():
         ({"lr_scheduler_type": "lineer"}, ValueError, "did you mean 'linear'"),
         ({"optim": "adafactor"}, ValueError, "adamw_torch"),
         ({"train_sampling_strategy": "batch_rebalance"}, ValueError, "group_by_length"),
-        ({"push_to_hub": True}, ValueError, "upload_folder"),
         ({"deepspeed": {"zero": 3}}, ValueError, "one device"),
         ({"fsdp": "full_shard"}, ValueError, "one device"),
         ({"use_liger_kernel": True}, ValueError, "in chunks"),
