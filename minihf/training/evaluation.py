@@ -1,6 +1,5 @@
 """What `Trainer.evaluate` and `Trainer.predict` do with each batch, and with all of them."""
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,6 @@ from minihf.training.order import length
 
 if TYPE_CHECKING:
     from minihf.training.trainer import Trainer
-
-
-def find_labels(model: nn.Module) -> list[str]:
-    """What a model's forward calls its labels: arguments with "label" in them, and the two ends of an answer."""
-    names = inspect.signature(model.forward).parameters
-    ends = ("start_positions", "end_positions") if "QuestionAnswering" in type(model).__name__ else ()
-    return [name for name in names if "label" in name or name in ends]
 
 
 def evaluation_loop(
@@ -42,7 +34,7 @@ def evaluation_loop(
         loss, logits, labels = trainer.prediction_step(model, inputs, loss_only, ignore_keys)
         if logits is not None and trainer.preprocess_logits_for_metrics is not None:
             logits = trainer.preprocess_logits_for_metrics(logits, labels)
-        main = inputs.get(getattr(trainer.bare, "main_input_name", "input_ids"))
+        main = inputs.get(trainer.facts.main_input)
         batch = {"losses": None if loss is None else loss.detach().float().expand(size)}
         batch |= {"predictions": logits, "label_ids": labels}
         batch |= {"inputs": main if "inputs" in args.include_for_metrics else None}
@@ -104,7 +96,7 @@ def predict_batch(
             loss, outputs = trainer.loss_of(model, inputs, trainer.count([inputs]), return_outputs=True)
             loss = loss.detach().mean()
         else:
-            cache = {"use_cache": trainer.args.use_cache} if "use_cache" in trainer.parameters else {}
+            cache = {"use_cache": trainer.args.use_cache} if "use_cache" in trainer.facts.parameters else {}
             outputs = model(**{**cache, **inputs})
     if loss_only:
         return loss, None, None

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 
 from minihf.training.arguments import TrainingArguments
-from minihf.training.seeds import packed_state, random_state, set_random_state, set_seed, unpacked_state
+from minihf.training.seeds import cpu_random_state, packed_state, set_cpu_random_state, set_seed, unpacked_state
 
 
 class SeededSampler(Sampler[int]):
@@ -167,7 +167,7 @@ class Place:
 
     def __init__(self) -> None:
         self.epoch = self.given = 0  # epochs that are over, batches of this one that were given out
-        self.at_start = self.before_waiting = random_state()
+        self.at_start = self.before_waiting = cpu_random_state()
 
     def batches(self, loader: Any, present: tuple | None = None) -> Iterator[Any]:
         """The epoch's batches from here on, each given out when the next one was read.
@@ -175,22 +175,22 @@ class Place:
         present: a run that goes on gets this random state once it is where it was.
         """
         if present is None:
-            self.given, self.at_start = 0, random_state()
+            self.given, self.at_start = 0, cpu_random_state()
             iterator = iter(loader)
             waiting = self.read(iterator)
         else:
-            set_random_state(self.at_start)
+            set_cpu_random_state(self.at_start)
             iterator = skipped(loader, self.given)
-            set_random_state(self.before_waiting)
+            set_cpu_random_state(self.before_waiting)
             waiting = self.read(iterator)
-            set_random_state(present)
+            set_cpu_random_state(present)
         while waiting is not None:
             batch, waiting = waiting, self.read(iterator)
             self.given += 1
             yield batch
 
     def read(self, iterator: Iterator[Any]) -> Any:
-        self.before_waiting = random_state()
+        self.before_waiting = cpu_random_state()
         return next(iterator, None)
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from minihf.training import distributed as d
 from minihf.training.adamw import AdamW
 from minihf.training.checkpoints import load_checkpoint, save_checkpoint
 from minihf.training.groups import parameter_groups
-from minihf.training.restoring import random_state
+from minihf.training.restoring import process_random_state
 from minihf.training.schedules import get_scheduler
 
 EXAMPLES, GLOBAL_BATCH, LENGTH, STEPS = 16, 4, 7, 4
@@ -70,7 +70,7 @@ def train(wrap, *, halves: int = 1, resume: Path | None = None, save: Path | Non
         state["step"] += 1
         if save is not None and state["step"] == STEPS // 2:
             weights, moments = d.full_weights(inner), d.full_state(optimizer.state_dict())
-            states = d.random_states(random_state())
+            states = d.random_states(process_random_state())
             d.by_main(
                 lambda w=weights, m=moments, r=states: save_checkpoint(
                     save, model=inner, weights=w, optimizer=m, scheduler=scheduler, state=state, rng=r

@@ -118,7 +118,7 @@ def test_random_states_of_several_processes(tmp_path, caplog):
     states = []
     for seed in (1, 2):
         make(seed)
-        states.append(module.random_state())
+        states.append(module.process_random_state())
     expected = random.random(), torch.rand(2).tolist()
     save_checkpoint(tmp_path / "checkpoint-1", model=model, state={}, rng=states)
     load_checkpoint(tmp_path / "checkpoint-1", model=model, rank=0)
