@@ -4,8 +4,11 @@ import math
 import os
 from dataclasses import fields
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from minihf.checkpoints.files import read_json
+from minihf.training.distributed import together
 from minihf.training.schedules import SchedulerType
 
 if TYPE_CHECKING:
@@ -24,12 +27,35 @@ UNIMPLEMENTED = {
     "liger_kernel_config": "language-model losses are computed in chunks as it is",
     "auto_find_batch_size": "choose a smaller per_device_train_batch_size, and more gradient_accumulation_steps",
     "accelerator_config": "minihf does not use accelerate",
-    "parallelism_config": "minihf trains on one device",
-    "fsdp": "minihf trains on one device",
-    "fsdp_config": "minihf trains on one device",
-    "deepspeed": "minihf trains on one device",
+    "parallelism_config": "models are copied (DDP) or sharded (fsdp=True)",
+    "deepspeed": "fsdp=True shards a model over processes",
     "debug": "torch.autograd.set_detect_anomaly(True) finds where a NaN comes from",
     "skip_memory_metrics": "torch.cuda.max_memory_allocated() tells the peak",
+}
+
+# Keys of `fsdp_config` -> the values that are implemented, the default first.
+FSDP = {
+    "version": (2,),
+    "reshard_after_forward": (True, False),  # let a layer's parameters go after its forward
+    "cpu_offload": (False, True),  # keep parameters, gradients and moments in the CPU's memory
+    "activation_checkpointing": (False, True),  # gradient_checkpointing
+    "state_dict_type": ("FULL_STATE_DICT",),
+    "auto_wrap_policy": ("TRANSFORMER_BASED_WRAP",),
+    "transformer_layer_cls_to_wrap": (None,),
+    "min_num_params": (0,),
+    "cpu_ram_efficient_loading": (False,),
+    "sync_module_states": (True,),
+    "use_orig_params": (True,),
+    "xla": (False,),
+    "xla_fsdp_v2": (False,),
+    "xla_fsdp_grad_ckpt": (False,),
+}
+# What former releases put into `fsdp` itself.
+FSDP_WORDS = {
+    "full_shard": {"reshard_after_forward": True},
+    "shard_grad_op": {"reshard_after_forward": False},
+    "offload": {"cpu_offload": True},
+    "auto_wrap": {},
 }
 
 
@@ -43,14 +69,13 @@ def check_implemented(args: "TrainingArguments") -> None:
 def check_choices(args: "TrainingArguments") -> None:
     choices = {"optim": OPTIMIZERS, "train_sampling_strategy": SAMPLING}
     choices["include_num_input_tokens_seen"] = ("no", "all", "non_padding")
-    choices["log_level"] = ("passive", "detail", "debug", "info", "warning", "error", "critical")
+    levels = ("passive", "detail", "debug", "info", "warning", "error", "critical")
+    choices |= {"log_level": levels, "log_level_replica": levels}
     for name, known in choices.items():
         if getattr(args, name) not in known:
             raise ValueError(f"{name}={getattr(args, name)!r} is not implemented: choose one of {', '.join(known)}")
     if unknown := set(args.include_for_metrics) - {"inputs", "loss"}:
         raise ValueError(f"include_for_metrics has {', '.join(unknown)}, expected some of 'inputs', 'loss'")
-    if args.local_rank not in (-1, 0) or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("minihf trains in one process, on one device: start the script with python alone")
 
 
 def check_numbers(args: "TrainingArguments") -> None:
@@ -96,6 +121,41 @@ def check_best(args: "TrainingArguments") -> None:
             f"load_best_model_at_end needs save_steps, {args.save_steps}, to be a multiple of eval_steps, "
             f"{args.eval_steps}"
         )
+
+
+def check_processes(args: "TrainingArguments") -> None:
+    if args.local_rank not in (-1, 0, args.local_process_index):
+        raise ValueError(
+            f"local_rank is {args.local_rank}, and this is process {args.local_process_index}: start the script with "
+            "torchrun, which tells it by the environment"
+        )
+    if args.save_on_each_node and args.world_size > int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
+        raise ValueError("save_on_each_node is not implemented: one process saves, in a folder that all machines read")
+    if args.fsdp and not together():
+        raise ValueError(
+            "fsdp shards a model over several processes: start the script with torchrun --nproc-per-node=2 script.py"
+        )
+    if args.fsdp_config and not args.fsdp:
+        raise ValueError("fsdp_config is for fsdp: set fsdp=True, too")
+
+
+def fsdp_settings(fsdp: bool | str | list[str], config: dict[str, Any] | str | None) -> dict[str, Any]:
+    """All settings of `fsdp_config`, which may be a JSON file and have keys that begin with fsdp_."""
+    config = read_json(Path(config)) if isinstance(config, str) else config or {}
+    config = {name.removeprefix("fsdp_"): value for name, value in config.items()}
+    for word in [] if isinstance(fsdp, bool) else fsdp.split() if isinstance(fsdp, str) else fsdp:
+        if word not in FSDP_WORDS:
+            raise ValueError(f"fsdp={word!r} is not implemented: choose True, or some of {', '.join(FSDP_WORDS)}")
+        config = FSDP_WORDS[word] | config
+    for name, value in config.items():
+        if name not in FSDP:
+            raise ValueError(f"fsdp_config has {name!r}, which is not implemented: it may have {', '.join(FSDP)}")
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            value = config[name] = value.lower() == "true"
+        if value not in FSDP[name]:
+            known = " or ".join(map(repr, FSDP[name]))
+            raise ValueError(f"fsdp_config[{name!r}]={value!r} is not implemented: choose {known}")
+    return {name: values[0] for name, values in FSDP.items()} | config
 
 
 def reporters(named: str | list[str] | None) -> list[str]:

@@ -8,6 +8,7 @@ TypeError that says the nearest one; a value that is not implemented here is an 
 import json
 import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
@@ -23,8 +24,11 @@ from minihf.training.argument_checks import (
     check_choices,
     check_implemented,
     check_numbers,
+    check_processes,
+    fsdp_settings,
     reporters,
 )
+from minihf.training.distributed import join, local_rank, main_first, rank, world_size
 from minihf.training.former_names import RENAMED, FormerNames
 from minihf.training.schedules import SchedulerType
 
@@ -81,7 +85,7 @@ class TrainingArguments(metaclass=FormerNames):
     adam_epsilon: float = 1e-8
     optim_target_modules: None = None
     gradient_accumulation_steps: int = 1  # batches for one step
-    average_tokens_across_devices: bool = True
+    average_tokens_across_devices: bool = True  # each label weighs the same, in whichever process
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm; 0: they stay
     label_smoothing_factor: float = 0.0
     bf16: bool = False  # autocast
@@ -165,10 +169,10 @@ class TrainingArguments(metaclass=FormerNames):
     ddp_bucket_cap_mb: int | None = None
     ddp_broadcast_buffers: bool | None = None
     ddp_static_graph: bool | None = None
-    ddp_backend: str | None = None
-    ddp_timeout: int = 1800
-    fsdp: str | None = None
-    fsdp_config: dict[str, Any] | str | None = None
+    ddp_backend: str | None = None  # None: NCCL on GPUs, gloo on the CPU
+    ddp_timeout: int = 1800  # seconds that one process may be ahead of another
+    fsdp: bool | str | list[str] | None = None  # True: each process has a part of the model, and not a copy (FSDP2)
+    fsdp_config: dict[str, Any] | str | None = None  # see argument_checks.FSDP; or a JSON file
     deepspeed: dict[str, Any] | str | None = None
     debug: str | list[str] = ""
     skip_memory_metrics: bool = True
@@ -176,7 +180,7 @@ class TrainingArguments(metaclass=FormerNames):
     do_eval: bool = False
     do_predict: bool = False
     resume_from_checkpoint: str | None = None
-    local_rank: int = -1
+    local_rank: int = -1  # of an old launcher; see local_process_index
     logging_dir: str | None = None  # of TensorBoard; None: $TENSORBOARD_LOGGING_DIR, or a new one in output_dir/runs
     warmup_ratio: float | None = None  # former: of the whole run, where warmup_steps is 0
 
@@ -207,6 +211,13 @@ class TrainingArguments(metaclass=FormerNames):
         check_choices(self)
         check_numbers(self)
         check_best(self)
+        if "WORLD_SIZE" in os.environ:
+            _ = self.device  # where it meets the other processes
+        if self.fsdp:
+            self.fsdp_config = fsdp_settings(self.fsdp, self.fsdp_config)
+            self.fsdp = True
+            self.gradient_checkpointing |= self.fsdp_config["activation_checkpointing"]
+        check_processes(self)
 
     def __getattr__(self, name: str) -> Any:
         """Former names can be read, too."""
@@ -218,7 +229,9 @@ class TrainingArguments(metaclass=FormerNames):
 
     @cached_property
     def device(self) -> torch.device:
-        """Where it trains: the first GPU where there is one."""
+        """Where it trains: the first GPU where there is one, and of several processes each has its own."""
+        if "WORLD_SIZE" in os.environ:
+            return join(self.ddp_backend, self.ddp_timeout, cpu=self.use_cpu)
         if self.use_cpu or not torch.accelerator.is_available():
             return torch.device("cpu")
         return torch.device(torch.accelerator.current_accelerator().type, 0)
@@ -237,11 +250,36 @@ class TrainingArguments(metaclass=FormerNames):
 
     @property
     def world_size(self) -> int:
-        return 1
+        """How many processes there are."""
+        return world_size()
 
     @property
     def process_index(self) -> int:
-        return 0
+        return rank()
+
+    @property
+    def local_process_index(self) -> int:
+        """Of those on this machine."""
+        return local_rank()
+
+    @property
+    def should_save(self) -> bool:
+        """This process writes files."""
+        return self.process_index == 0
+
+    @property
+    def should_log(self) -> bool:
+        """This process speaks to people: `log_level` is for it, and `log_level_replica` for the others."""
+        return (self.local_process_index if self.log_on_each_node else self.process_index) == 0
+
+    def main_process_first(self, local: bool = True, desc: str = "work") -> AbstractContextManager:
+        """The main process goes through the block before the others: `datasets.map`, which they find in its cache.
+
+        Args:
+            local: on each machine its own main process does, as where they share no folder.
+            desc: of what is done; for readers.
+        """
+        return main_first(local=local)
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -36,6 +36,7 @@ from minihf.training.callbacks import (
     TrainerState,
 )
 from minihf.training.checkpoints import write_model
+from minihf.training.distributed import anywhere
 from minihf.training.evaluation import evaluation_loop, predict_batch
 from minihf.training.facts import COUNT, facts_of
 from minihf.training.groups import parameter_groups
@@ -44,6 +45,7 @@ from minihf.training.metrics import EvalLoopOutput, PredictionOutput, TrainOutpu
 from minihf.training.noise import noisy_embeddings
 from minihf.training.optimizers import optimizer_class
 from minihf.training.order import Place, keep_columns, length, make_loader, train_sampler
+from minihf.training.parallel import full_weights, in_parallel, is_sharded
 from minihf.training.progress import PrinterCallback, ProgressCallback, show_table
 from minihf.training.reporting import callbacks_for
 from minihf.training.resuming import checkpoint_to_resume, save_run
@@ -100,8 +102,9 @@ class Trainer:
             raise ValueError("a Trainer needs a model or a model_init, which makes one: give one of them")
         if processing_class is not None and tokenizer is not None:
             raise TypeError("tokenizer is the former name of processing_class: give one of them")
-        if args.log_level != "passive":
-            logging.getLogger("minihf").setLevel("DEBUG" if args.log_level == "detail" else args.log_level.upper())
+        level = args.log_level if args.should_log else args.log_level_replica
+        if level != "passive":
+            logging.getLogger("minihf").setLevel("DEBUG" if level == "detail" else level.upper())
         if args.tf32 is not None:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
         self.model_init, self.compute_loss_func = model_init, compute_loss_func
@@ -129,7 +132,7 @@ class Trainer:
         )
         self.add_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        self.state, self.control, self.place = TrainerState(), TrainerControl(), Place()
+        self.state, self.control, self.place = self.fresh_state(), TrainerControl(), Place()
         self.is_in_train = self.made_scheduler = False
         self.scaler = torch.amp.GradScaler(args.device.type, enabled=args.fp16)
         self.tell("on_init_end")
@@ -145,7 +148,18 @@ class Trainer:
         check_head(self.bare, bool(self.compute_loss_func) or type(self).compute_loss is not Trainer.compute_loss)
         self.facts = facts_of(self.bare)
         self.label_names = self.facts.label_names if self.args.label_names is None else self.args.label_names
+        self.model_wrapped = None
         return model.to(self.args.device)
+
+    def wrap(self) -> None:
+        """`model_wrapped` is what is trained: of several processes, the model in DDP, or the sharded model itself."""
+        if self.model_wrapped is None:
+            self.model_wrapped = in_parallel(self.model, self.args)
+
+    def fresh_state(self) -> TrainerState:
+        local, world = self.is_local_process_zero(), self.is_world_process_zero()
+        size = self.args.train_batch_size
+        return TrainerState(train_batch_size=size, is_local_process_zero=local, is_world_process_zero=world)
 
     @property
     def tokenizer(self) -> Any:
@@ -154,6 +168,7 @@ class Trainer:
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
+        """Of several processes each has its own batches, as many as the others; so it must be with one of your own."""
         if self.train_dataset is None:
             raise ValueError("to train, the Trainer needs a train_dataset")
         return self.make_dataloader(self.train_dataset, self.args.train_batch_size, self._get_train_sampler(), True)
@@ -250,8 +265,8 @@ class Trainer:
             self.is_in_train = False
             if args.gradient_checkpointing:
                 self.bare.gradient_checkpointing_disable()
-        if stop:
-            sys.exit(128 + stop.signal)
+        if anywhere(bool(stop)):
+            sys.exit(128 + signal.SIGTERM)
         return output
 
     def count(self, batches: list[Any]) -> Tensor | None:
@@ -279,6 +294,8 @@ class Trainer:
         scaled = self.divided or (self.overrides_loss and self.loss_names_count)
         if not (scaled if self.loss_is_scaled_for_ga is None else self.loss_is_scaled_for_ga):
             loss = loss / self.batches_in_step
+        elif self.args.average_tokens_across_devices:
+            loss = loss * self.args.world_size  # as gradients are averaged over the processes
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0 and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -301,8 +318,8 @@ class Trainer:
         """The loss of a batch, and with `return_outputs` the model's output besides.
 
         Override it for a loss of your own. One that takes `num_items_in_batch`, the labels in all batches of the step,
-        must divide by it; any other is taken for a mean over the batch. `loss_is_scaled_for_ga`, an attribute of the
-        trainer, says otherwise: True, it is a part of the step's loss already; False, it is a mean.
+        of all processes, must divide by it; any other is taken for a mean over the batch. `loss_is_scaled_for_ga`, an
+        attribute of the trainer, says otherwise: True, it is a part of the step's loss already; False, it is a mean.
         """
         loss, outputs, self.divided = batch_loss(
             model,
@@ -337,17 +354,24 @@ class Trainer:
         return getattr(self.data_collator, "tokenizer", None) if tokenizer is None else tokenizer
 
     def save_model(self, output_dir: str | os.PathLike | None = None) -> None:
-        """The model, or its adapter, the tokenizer and the arguments, for `from_pretrained`."""
+        """The model, or its adapter, the tokenizer and the arguments, for `from_pretrained`.
+
+        Of several processes the main one writes; all call it where the model is sharded.
+        """
+        weights = full_weights(self.model) if is_sharded(self.model) else None
+        if not self.args.should_save:
+            return
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_model(folder, self.model, None)
+        write_model(folder, self.model, weights)
         if self.saved_tokenizer is not None:
             self.saved_tokenizer.save_pretrained(folder)
         write_json(folder / "training_args.json", self.args.to_dict())
 
     def save_state(self) -> None:
         """`trainer_state.json`, with all logs, in `output_dir`."""
-        self.state.save_to_json(Path(self.args.output_dir, STATE_NAME))
+        if self.args.should_save:
+            self.state.save_to_json(Path(self.args.output_dir, STATE_NAME))
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("minihf does not upload: save_model(folder), then huggingface_hub.upload_folder(...)")
@@ -393,7 +417,7 @@ class Trainer:
         return PredictionOutput(output.predictions, output.label_ids, metrics)
 
     def with_speed(self, output: EvalLoopOutput, prefix: str, started: float) -> dict[str, float]:
-        steps = math.ceil(output.num_samples / self.args.eval_batch_size)
+        steps = math.ceil(output.num_samples / (self.args.eval_batch_size * self.args.world_size))
         return output.metrics | speed_metrics(prefix, started, output.num_samples, steps)
 
     def evaluation_loop(
@@ -432,10 +456,13 @@ class Trainer:
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Show metrics, a line each."""
-        show_table(f"{split} metrics", metrics)
+        if self.is_world_process_zero():
+            show_table(f"{split} metrics", metrics)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """Write `{split}_results.json`, and with `combined` add them to `all_results.json`."""
+        if not self.args.should_save:
+            return
         folder = Path(self.args.output_dir)
         write_json(folder / f"{split}_results.json", dict(sorted(metrics.items())))
         together = folder / "all_results.json"
@@ -464,7 +491,9 @@ class Trainer:
         self.callback_handler.pop_callback(callback)
 
     def is_local_process_zero(self) -> bool:
-        return True
+        """This is the main process of its machine."""
+        return self.args.local_process_index == 0
 
     def is_world_process_zero(self) -> bool:
-        return True
+        """This is the main process of all."""
+        return self.args.process_index == 0

@@ -29,6 +29,8 @@ def check_parts(trainer: "Trainer") -> None:
         raise ValueError("optimizers and optimizer_cls_and_kwargs are both given: give one of them")
     if trainer.model_init is not None and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
         raise ValueError("model_init makes a model that these optimizers do not know: override create_optimizer")
+    if args.fsdp and trainer.optimizer is not None:
+        raise ValueError("fsdp shards the model, and the optimizer is made afterwards: give optimizer_cls_and_kwargs")
     if trainer.train_dataset is not None and length(trainer.train_dataset) is None and args.max_steps <= 0:
         raise ValueError("the train_dataset does not tell its length, so max_steps must be set")
     if not callable(trainer.data_collator):
