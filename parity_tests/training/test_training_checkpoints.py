@@ -181,7 +181,6 @@ def test_a_checkpoint_is_replaced_without_ever_being_absent(tmp_path, monkeypatc
     assert hidden(tmp_path) == []
 
 
-
 def no_space(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 

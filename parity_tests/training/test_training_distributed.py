@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from minihf import BertConfig, BertForSequenceClassification, GPT2LMHeadModel, LoraConfig, get_peft_model
 from minihf.inspection.pairs import make_pair
+from minihf.training import dealing, parallel
 from minihf.training import distributed as d
 from minihf.training.adamw import AdamW
 from minihf.training.checkpoints import load_checkpoint, save_checkpoint
@@ -117,7 +118,7 @@ def test_batches_are_dealt_out_as_accelerate_deals(length, drop_last):
     for world_size in (1, 2, 3):
         batches = BatchSampler(SequentialSampler(range(length)), 2, drop_last=drop_last)
         for rank in range(world_size):
-            ours = d.RankBatches(batches, rank, world_size, drop_last=drop_last)
+            ours = dealing.RankBatches(batches, rank, world_size, drop_last=drop_last)
             assert [*ours] == [*BatchSamplerShard(batches, world_size, rank)] or world_size == 1
             assert len([*ours]) == len(ours)
             assert all(len(batch) == 2 for batch in ours)
@@ -126,10 +127,10 @@ def test_batches_are_dealt_out_as_accelerate_deals(length, drop_last):
 def test_alone_nothing_is_waited_for():
     assert (d.rank(), d.world_size(), d.is_main(), d.together()) == (0, 1, True, False)
     assert d.by_main(lambda: 3) == 3
-    assert [*d.in_step(iter([1, 2]))] == [1, 2]
+    assert [*dealing.in_step(iter([1, 2]))] == [1, 2]
     assert d.gather({"a": torch.tensor(1.0)})["a"].tolist() == [1.0]
     stream = distributed_run.Stream()
-    assert d.sharded(stream) is stream
+    assert dealing.sharded(stream, 1) is stream
     with pytest.raises(OSError, match="no space"):
         d.by_main(distributed_run.fail)
 
@@ -162,7 +163,7 @@ def test_sharded_models_compute_and_are_saved_as_others(group, tmp_path, model_t
     head = {"bert": "BertForMaskedLM", "mixtral": "MixtralForCausalLM"}.get(model_type)
     head = head or f"{model_type.capitalize()}ForConditionalGeneration"
     plain = make_pair(model_type, head).ours.double().train()
-    sharded = d.shard(copy.deepcopy(plain))
+    sharded = parallel.shard(copy.deepcopy(plain))
     ids = torch.arange(3, 17).reshape(2, 7)
     losses = []
     for model in (plain, sharded):
@@ -174,32 +175,32 @@ def test_sharded_models_compute_and_are_saved_as_others(group, tmp_path, model_t
     for (name, a), (_, b) in zip(plain.named_parameters(), sharded.named_parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None), name
         if a.grad is not None:
-            torch.testing.assert_close(d.whole(b.grad), a.grad, rtol=1e-9, atol=1e-12, msg=name)
+            torch.testing.assert_close(parallel.whole(b.grad), a.grad, rtol=1e-9, atol=1e-12, msg=name)
 
     optimizer = AdamW(sharded.parameters())
-    moments = d.full_state(optimizer.state_dict())
+    moments = parallel.full_state(optimizer.state_dict())
     place = tmp_path / "checkpoint-1"
-    save_checkpoint(place, model=sharded, weights=d.full_weights(sharded), optimizer=moments, state={})
+    save_checkpoint(place, model=sharded, weights=parallel.full_weights(sharded), optimizer=moments, state={})
     again = type(plain).from_pretrained(place)
     with torch.no_grad():
         for parameter in sharded.parameters():
             parameter.zero_()
     load_checkpoint(place, model=sharded, optimizer=optimizer)
-    whole = d.full_weights(sharded)
+    whole = parallel.full_weights(sharded)
     for name, tensor in plain.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
         assert torch.equal(whole[name], tensor), name
 
 
 def test_logits_of_a_sharded_model_are_made_when_they_are_read(group):
-    output = d.shard(fresh())(input_ids=torch.ones(2, 5, dtype=torch.long), labels=torch.ones(2, 5).long())
+    output = parallel.shard(fresh())(input_ids=torch.ones(2, 5, dtype=torch.long), labels=torch.ones(2, 5).long())
     assert callable(vars(output)["logits"])
     assert output.logits.shape == (2, 5, 23)
 
 
 def test_adapters_are_not_sharded():
     with pytest.raises(ValueError, match="adapters are not sharded"):
-        d.shard(get_peft_model(fresh(), LoraConfig(target_modules=["c_attn"])))
+        parallel.shard(get_peft_model(fresh(), LoraConfig(target_modules=["c_attn"])))
 
 
 # In the loops of others
