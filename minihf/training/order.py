@@ -196,11 +196,11 @@ class Place:
         """
         if present is None:
             self.given, self.at_start = 0, cpu_random_state()
-            iterator = together(loader, iter(loader))
+            iterator = evenly(loader, iter(loader))
             waiting = self.read(iterator)
         else:
             set_cpu_random_state(self.at_start)
-            iterator = together(loader, skipped(loader, self.given))
+            iterator = evenly(loader, skipped(loader, self.given))
             set_cpu_random_state(self.before_waiting)
             waiting = self.read(iterator)
             set_cpu_random_state(present)
@@ -225,7 +225,7 @@ class Place:
         return place
 
 
-def together(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
+def evenly(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
     """Of several processes each gets as many batches: of loaders that do not tell their length, too."""
     return in_step(batches) if world_size() > 1 and length(loader) is None else batches
 

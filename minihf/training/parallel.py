@@ -16,6 +16,8 @@ from minihf.training.distributed import is_main, world_size
 
 def in_parallel(model: nn.Module, args: TrainingArguments) -> nn.Module:
     """The model as a run has it: itself, in DDP, or sharded as the arguments say."""
+    if is_sharded(model):
+        return model
     if args.fsdp:
         config = args.fsdp_config
         options: dict[str, Any] = {"reshard_after_forward": config["reshard_after_forward"]}

@@ -1,6 +1,7 @@
 """Runs of `Trainer`, here alone, or by `torchrun --nproc-per-node=2 trainer_run.py FOLDER`, where they come to the
 same with half the batch for each process. Then there is more: runs that go on, that are stopped, and one that fails."""
 
+import faulthandler
 import json
 import os
 import random
@@ -92,13 +93,13 @@ def trainer(folder, model, data=TEXTS, *, cls=Trainer, args=TrainingArguments, p
     """`parts` are the trainer's other arguments, `settings` those of `TrainingArguments`."""
     defaults = {"use_cpu": True, "disable_tqdm": True, "ddp_timeout": 60, "per_device_eval_batch_size": 2}
     defaults |= {"per_device_train_batch_size": BATCH // d.world_size(), "logging_steps": 1, "learning_rate": 0.01}
-    defaults |= {"max_steps": 3, "save_strategy": "no", "fsdp": fsdp and d.world_size() > 1}
+    defaults |= {"max_steps": 3, "save_strategy": "no", "fsdp": fsdp if d.world_size() > 1 else None}
     return cls(model, args(str(folder), **defaults | settings), train_dataset=data, **parts or {})
 
 
 def log(made: Trainer) -> list[dict[str, float]]:
     return [
-        {name: x for name, x in each.items() if not name.endswith(("runtime", "per_second"))}
+        {name: x for name, x in each.items() if not name.endswith(("runtime", "per_second", "flos"))}
         for each in made.state.log_history
     ]
 
@@ -353,6 +354,7 @@ class Broken(Trainer):
 MORE = [resumed, stopped_early, terminated, asked_alone, refused, told]
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(240, exit=True)  # were they to wait for each other, it would say where
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     TrainingArguments(use_cpu=True, ddp_timeout=60)  # meets the others
