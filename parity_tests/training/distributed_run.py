@@ -119,11 +119,9 @@ def measured() -> dict:
     rank = d.rank()
     rows = torch.arange(2 * (3 + rank) * (2 - rank)).reshape(-1, 3 + rank)
     found = {"gathered": d.gather({"logits": (rows, rows > 1), "loss": torch.tensor(float(rank))})}
-    seen = [
-        [int(x) for x in batch]
-        for batch in dealing.in_step(iter(DataLoader(dealing.sharded(Stream(), 2), batch_size=2)))
-    ]
-    found["streamed"] = d.gather(torch.tensor(seen))
+    found["streamed"] = [[*dealing.sharded(Stream(), 2, ordered=ordered)] for ordered in (False, True)]
+    found["streamed"] = d.everyone(found["streamed"])
+    found["in_step"] = d.everyone([*dealing.in_step(iter(range(3 + 2 * rank)))])
     hub = Dataset.from_dict({"x": list(range(8))}).to_iterable_dataset(num_shards=2)
     found["from_datasets"] = d.gather(torch.tensor([row["x"] for row in dealing.sharded(hub, 1)]))
     found["anywhere"] = d.anywhere(rank == 1), d.anywhere(False)

@@ -38,7 +38,7 @@ def two(tmp_path_factory) -> tuple[dict, Path, subprocess.CompletedProcess]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, distributed_run.__file__, folder],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         timeout=200,
@@ -86,7 +86,9 @@ def test_what_is_measured_is_gathered(two):
     assert logits.tolist() == [*first, [0, 1, 2, 3], [4, 5, 6, 7]]
     assert flags.tolist() == [[x > 1 for x in row] for row in logits.tolist()]
     assert found["gathered"]["loss"].tolist() == [0.0, 1.0]
-    assert sorted(found["streamed"].flatten().tolist()) == list(range(8))  # of nine, which are not two for each
+    # Of nine, of which each takes two at a time: filled up from the beginning, or not.
+    assert found["streamed"] == [[[0, 1, 4, 5, 8, 0], [0, 1, 4, 5, 8]], [[2, 3, 6, 7, 1, 2], [2, 3, 6, 7, 0]]]
+    assert found["in_step"] == [[0, 1, 2]] * 2
     assert sorted(found["from_datasets"].tolist()) == list(range(8))
     assert found["anywhere"] == (True, False)
     assert found["by_main"] == {"written by": 0}
@@ -122,6 +124,30 @@ def test_batches_are_dealt_out_as_accelerate_deals(length, drop_last):
             assert [*ours] == [*BatchSamplerShard(batches, world_size, rank)] or world_size == 1
             assert len([*ours]) == len(ours)
             assert all(len(batch) == 2 for batch in ours)
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 8, 12, 13])
+def test_streams_are_dealt_out_as_accelerate_deals(length):
+    from accelerate.data_loader import IterableDatasetShard
+
+    for world_size in (1, 2, 3):
+        for rank in range(world_size):
+            ours = [*dealing.RankExamples(range(length), 2, rank, world_size)]
+            assert ours == [*IterableDatasetShard(range(length), 2, False, world_size, rank)]
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 8, 12, 13])
+def test_what_is_measured_is_dealt_out_in_order_and_not_filled_up(length):
+    for world_size in (1, 2, 3):
+        batches = BatchSampler(SequentialSampler(range(length)), 2, drop_last=False)
+        ranks = [dealing.RankBatches(batches, rank, world_size, fill=False) for rank in range(world_size)]
+        rounds = zip(*ranks, strict=True)  # as many for each, and none is empty
+        together = [index for round_ in rounds for batch in round_ for index in batch]
+        assert ranks[0].examples == length
+        assert together[:length] == [*range(length)]
+        streams = [dealing.RankExamples(range(length), 2, rank, world_size, fill=False) for rank in range(world_size)]
+        assert [*streams[0]] == [index for batch in ranks[0] for index in batch]
+        assert streams[0].examples == length
 
 
 def test_alone_nothing_is_waited_for():
