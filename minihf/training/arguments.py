@@ -5,74 +5,32 @@ meaning that they had (`evaluation_strategy`, `no_cuda`, `group_by_length`, …)
 TypeError that says the nearest one; a value that is not implemented here is an error and never ignored.
 """
 
-import difflib
 import json
 import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minihf.generation.config import GenerationConfig
+from minihf.training.argument_checks import (
+    ON_METRICS,
+    check_best,
+    check_choices,
+    check_implemented,
+    check_numbers,
+    check_processes,
+    fsdp_settings,
+    reporters,
+)
+from minihf.training.distributed import join, local_rank, main_first, rank, world_size
+from minihf.training.former_names import RENAMED, FormerNames
 from minihf.training.schedules import SchedulerType
-
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd", "adagrad", "rmsprop")
-SAMPLING = ("random", "sequential", "group_by_length")
-REPORTERS = ("tensorboard", "wandb", "trackio")
-ON_METRICS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)  # schedules that follow an evaluation
-
-# Former names -> today's.
-RENAMED = {
-    "evaluation_strategy": "eval_strategy",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "no_cuda": "use_cpu",
-    "activation_checkpointing": "gradient_checkpointing",
-    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
-    "push_to_hub_model_id": "hub_model_id",
-    "push_to_hub_token": "hub_token",
-}
-# Former names that change nothing here -> the values that they may have; () is any.
-WITHOUT_MEANING = {
-    "overwrite_output_dir": (),
-    "save_safetensors": (True,),
-    "include_tokens_per_second": (False,),
-    "use_mps_device": (),
-    "half_precision_backend": ("auto", "cpu_amp", "cuda_amp"),
-    "fp16_backend": ("auto", "cpu_amp", "cuda_amp"),
-    "fp16_opt_level": (),
-    "adafactor": (False,),
-    "past_index": (-1,),
-    "jit_mode_eval": (False,),
-    "use_ipex": (False,),
-    "torchdynamo": (None,),
-    "ray_scope": (),
-    "tpu_num_cores": (None,),
-    "tpu_metrics_debug": (False,),
-    "mp_parameters": ("",),
-    "dispatch_batches": (None,),
-    "split_batches": (None, False),
-    "push_to_hub_organization": (None,),
-}
-# Fields that must keep their default, and what to do instead.
-UNIMPLEMENTED = {
-    "optim_target_modules": "minihf.get_peft_model trains few parameters",
-    "use_liger_kernel": "language-model losses are computed in chunks as it is",
-    "liger_kernel_config": "language-model losses are computed in chunks as it is",
-    "auto_find_batch_size": "choose a smaller per_device_train_batch_size, and more gradient_accumulation_steps",
-    "accelerator_config": "minihf does not use accelerate",
-    "parallelism_config": "minihf trains on one device",
-    "fsdp": "minihf trains on one device",
-    "fsdp_config": "minihf trains on one device",
-    "deepspeed": "minihf trains on one device",
-    "debug": "torch.autograd.set_detect_anomaly(True) finds where a NaN comes from",
-    "skip_memory_metrics": "torch.cuda.max_memory_allocated() tells the peak",
-}
 
 
 class Choice(StrEnum):
@@ -109,38 +67,6 @@ class HubStrategy(Choice):
     ALL_CHECKPOINTS = "all_checkpoints"
 
 
-class FormerNames(type):
-    """Of the arguments' class: former names become today's before the dataclass sees them, in subclasses, too."""
-
-    def __call__(cls, *args: Any, **given: Any) -> Any:
-        known = [each.name for each in fields(cls)]
-        for name in [*given]:
-            if name in RENAMED:
-                new = RENAMED[name]
-                if given.get(new) is not None and given[new] != given[name]:
-                    raise TypeError(f"{name} is the former name of {new}: give one of them")
-                value = given.pop(name)
-                if value is not None:
-                    given[new] = value
-            elif name == "group_by_length":
-                if given.pop(name):
-                    given["train_sampling_strategy"] = name
-            elif name == "include_inputs_for_metrics":
-                if given.pop(name):
-                    given["include_for_metrics"] = [*given.get("include_for_metrics", []), "inputs"]
-            elif name == "push_to_hub_organization" and given[name] is not None:
-                raise TypeError(f"{name} is a former name: write hub_model_id='{given[name]}/…'")
-            elif name in WITHOUT_MEANING:
-                value, allowed = given.pop(name), WITHOUT_MEANING[name]
-                if allowed and value not in allowed:
-                    raise ValueError(f"{name}={value!r} is not implemented: leave it out")
-            elif name not in known:
-                near = difflib.get_close_matches(name, [*known, *RENAMED, *WITHOUT_MEANING, "group_by_length"], n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"{cls.__name__} has no argument {name!r}{hint}")
-        return super().__call__(*args, **given)
-
-
 @dataclass
 class TrainingArguments(metaclass=FormerNames):
     """The settings of a `Trainer`.
@@ -160,7 +86,7 @@ class TrainingArguments(metaclass=FormerNames):
     lr_scheduler_type: SchedulerType | str = "linear"
     lr_scheduler_kwargs: dict[str, Any] | str | None = None  # further arguments of that schedule
     warmup_steps: float = 0
-    optim: str = "adamw_torch_fused"  # one of OPTIMIZERS; adamw is minihf's own
+    optim: str = "adamw_torch_fused"  # see argument_checks.OPTIMIZERS; adamw is minihf's own
     optim_args: str | None = None  # further arguments of the optimizer, "momentum=0.9,nesterov=True"
     weight_decay: float = 0.0  # not of biases and norms: see `decay_parameters`
     adam_beta1: float = 0.9
@@ -168,7 +94,7 @@ class TrainingArguments(metaclass=FormerNames):
     adam_epsilon: float = 1e-8
     optim_target_modules: None = None
     gradient_accumulation_steps: int = 1  # batches for one step
-    average_tokens_across_devices: bool = True
+    average_tokens_across_devices: bool = True  # each label weighs the same, in whichever process
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm; 0: they stay
     label_smoothing_factor: float = 0.0
     bf16: bool = False  # autocast
@@ -196,7 +122,7 @@ class TrainingArguments(metaclass=FormerNames):
     log_level: str = "passive"  # of the logger "minihf": "debug", "info", …; "passive" leaves it
     log_level_replica: str = "warning"
     disable_tqdm: bool | None = None  # no progress bar: logs are printed a line each
-    report_to: str | list[str] | None = "none"  # some of REPORTERS, or "all": of these, what is installed
+    report_to: str | list[str] | None = "none"  # "tensorboard", "wandb", "trackio", or a list; "all": what is installed
     run_name: str | None = None
     project: str = "huggingface"
     trackio_space_id: str | None = None
@@ -246,16 +172,16 @@ class TrainingArguments(metaclass=FormerNames):
     dataloader_in_order: bool = True
     remove_unused_columns: bool = True  # columns that the model's forward does not take
     label_names: list[str] | None = None  # None: what the model's forward calls them
-    train_sampling_strategy: str = "random"  # one of SAMPLING
+    train_sampling_strategy: str = "random"  # or "sequential", "group_by_length"
     length_column_name: str = "length"
     ddp_find_unused_parameters: bool | None = None
     ddp_bucket_cap_mb: int | None = None
     ddp_broadcast_buffers: bool | None = None
     ddp_static_graph: bool | None = None
-    ddp_backend: str | None = None
-    ddp_timeout: int = 1800
-    fsdp: str | None = None
-    fsdp_config: dict[str, Any] | str | None = None
+    ddp_backend: str | None = None  # None: NCCL on GPUs, gloo on the CPU
+    ddp_timeout: int = 1800  # seconds that one process may be ahead of another
+    fsdp: bool | str | list[str] | None = None  # True: each process has a part of the model, and not a copy (FSDP2)
+    fsdp_config: dict[str, Any] | str | None = None  # see argument_checks.FSDP; or a JSON file
     deepspeed: dict[str, Any] | str | None = None
     debug: str | list[str] = ""
     skip_memory_metrics: bool = True
@@ -263,15 +189,12 @@ class TrainingArguments(metaclass=FormerNames):
     do_eval: bool = False
     do_predict: bool = False
     resume_from_checkpoint: str | None = None
-    local_rank: int = -1
+    local_rank: int = -1  # of an old launcher; see local_process_index
     logging_dir: str | None = None  # of TensorBoard; None: $TENSORBOARD_LOGGING_DIR, or a new one in output_dir/runs
     warmup_ratio: float | None = None  # former: of the whole run, where warmup_steps is 0
 
     def __post_init__(self) -> None:
-        for each in fields(TrainingArguments):
-            value = getattr(self, each.name)
-            if each.name in UNIMPLEMENTED and value != each.default and value not in (None, [], {}):
-                raise ValueError(f"{each.name}={value!r} is not implemented: {UNIMPLEMENTED[each.name]}")
+        check_implemented(self)
         self.output_dir = os.path.expanduser(self.output_dir or "trainer_output")
         self.lr_scheduler_type = SchedulerType(self.lr_scheduler_type)
         self.logging_strategy = IntervalStrategy(self.logging_strategy)
@@ -295,64 +218,16 @@ class TrainingArguments(metaclass=FormerNames):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         self.report_to = reporters(self.report_to)
-        self.check_choices()
-        self.check_numbers()
-        self.check_best()
-
-    def check_choices(self) -> None:
-        choices = {"optim": OPTIMIZERS, "train_sampling_strategy": SAMPLING}
-        choices["include_num_input_tokens_seen"] = ("no", "all", "non_padding")
-        choices["log_level"] = ("passive", "detail", "debug", "info", "warning", "error", "critical")
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not implemented: choose one of {', '.join(known)}")
-        if unknown := set(self.include_for_metrics) - {"inputs", "loss"}:
-            raise ValueError(f"include_for_metrics has {', '.join(unknown)}, expected some of 'inputs', 'loss'")
-        if self.local_rank not in (-1, 0) or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("minihf trains in one process, on one device: start the script with python alone")
-
-    def check_numbers(self) -> None:
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for kind in ("logging", "eval", "save"):
-            name = f"{kind}_steps"
-            steps = getattr(self, name)
-            if getattr(self, f"{kind}_strategy") != "steps":
-                continue
-            if not steps > 0 or (steps > 1 and steps != int(steps)):
-                raise ValueError(f"{name} is {steps}, expected a whole number of steps, or a part of the run below 1")
-            setattr(self, name, int(steps) if steps >= 1 else steps)
-        if self.torch_empty_cache_steps is not None and not self.torch_empty_cache_steps >= 1:
-            raise ValueError(f"torch_empty_cache_steps is {self.torch_empty_cache_steps}, expected 1 or more")
-        if not self.warmup_steps >= 0 or not 0 <= (self.warmup_ratio or 0) <= 1:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, expected 0 or more; warmup_ratio is {self.warmup_ratio}, "
-                "expected 0 to 1"
-            )
-        if not 0 <= self.label_smoothing_factor <= 1:
-            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}, expected 0 to 1")
-        if (self.fp16 and self.bf16) or (self.fp16_full_eval and self.bf16_full_eval):
-            raise ValueError("fp16 and bf16 are both set: choose one")
-        if self.dataloader_num_workers == 0 and self.dataloader_prefetch_factor is not None:
-            raise ValueError("dataloader_prefetch_factor is for workers: set dataloader_num_workers, too")
-
-    def check_best(self) -> None:
-        if self.lr_scheduler_type in ON_METRICS and self.eval_strategy == "no":
-            raise ValueError(f"the schedule {self.lr_scheduler_type.value!r} follows a metric: set eval_strategy")
-        if not self.load_best_model_at_end or self.save_strategy == "best":
-            return
-        if self.eval_strategy != self.save_strategy:
-            raise ValueError(
-                "load_best_model_at_end needs a checkpoint for each evaluation: eval_strategy is "
-                f"{self.eval_strategy.value!r} and save_strategy {self.save_strategy.value!r}, expected the same"
-            )
-        rest = self.save_steps % self.eval_steps if self.eval_strategy == "steps" else 0
-        if not math.isclose(rest, 0, abs_tol=1e-9) and not math.isclose(rest, self.eval_steps):
-            raise ValueError(
-                f"load_best_model_at_end needs save_steps, {self.save_steps}, to be a multiple of eval_steps, "
-                f"{self.eval_steps}"
-            )
+        check_choices(self)
+        check_numbers(self)
+        check_best(self)
+        if "WORLD_SIZE" in os.environ:
+            _ = self.device  # where it meets the other processes
+        if self.fsdp:
+            self.fsdp_config = fsdp_settings(self.fsdp, self.fsdp_config)
+            self.fsdp = True
+            self.gradient_checkpointing |= self.fsdp_config["activation_checkpointing"]
+        check_processes(self)
 
     def __getattr__(self, name: str) -> Any:
         """Former names can be read, too."""
@@ -364,7 +239,9 @@ class TrainingArguments(metaclass=FormerNames):
 
     @cached_property
     def device(self) -> torch.device:
-        """Where it trains: the first GPU where there is one."""
+        """Where it trains: the first GPU where there is one, and of several processes each has its own."""
+        if "WORLD_SIZE" in os.environ:
+            return join(self.ddp_backend, self.ddp_timeout, cpu=self.use_cpu)
         if self.use_cpu or not torch.accelerator.is_available():
             return torch.device("cpu")
         return torch.device(torch.accelerator.current_accelerator().type, 0)
@@ -383,11 +260,36 @@ class TrainingArguments(metaclass=FormerNames):
 
     @property
     def world_size(self) -> int:
-        return 1
+        """How many processes there are."""
+        return world_size()
 
     @property
     def process_index(self) -> int:
-        return 0
+        return rank()
+
+    @property
+    def local_process_index(self) -> int:
+        """Of those on this machine."""
+        return local_rank()
+
+    @property
+    def should_save(self) -> bool:
+        """This process writes files."""
+        return self.process_index == 0
+
+    @property
+    def should_log(self) -> bool:
+        """This process speaks to people: `log_level` is for it, and `log_level_replica` for the others."""
+        return (self.local_process_index if self.log_on_each_node else self.process_index) == 0
+
+    def main_process_first(self, local: bool = True, desc: str = "work") -> AbstractContextManager:
+        """The main process goes through the block before the others: `datasets.map`, which they find in its cache.
+
+        Args:
+            local: on each machine its own main process does, as where they share no folder.
+            desc: of what is done; for readers.
+        """
+        return main_first(local=local)
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -422,21 +324,6 @@ class Seq2SeqTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.sortish_sampler:
             raise ValueError("sortish_sampler is not implemented: use train_sampling_strategy='group_by_length'")
-
-
-def reporters(named: str | list[str] | None) -> list[str]:
-    """The names of the trackers that logs go to. ImportError where one is not installed."""
-    named = [named] if isinstance(named, str) else named or []
-    installed = [name for name in REPORTERS if find_spec(name) is not None]
-    if named == ["all"]:
-        return installed
-    chosen = [name for name in named if name != "none"]
-    for name in chosen:
-        if name not in REPORTERS:
-            raise ValueError(f"report_to={name!r} is not implemented: choose some of {', '.join(REPORTERS)}, or 'none'")
-        if name not in installed:
-            raise ImportError(f"report_to={name!r} needs the package of that name: pip install {name}")
-    return chosen
 
 
 def plain(value: Any) -> Any:

@@ -97,7 +97,12 @@ class TrainerCallback:
     Each gets `args` (the `TrainingArguments`), `state` and `control`, and by keyword `model`, `processing_class` (the
     tokenizer), `optimizer`, `lr_scheduler`, `train_dataloader`, `eval_dataloader`; `on_log` also `logs`, `on_evaluate`
     and `on_predict` also `metrics`. To change what happens next, change `control`, and return it.
+
+    Of several processes each has its callbacks, and what one of them asks for in `on_step_end` or later is done in all.
+    One with `main_process_only` is told in the main process alone.
     """
+
+    main_process_only = False
 
     def on_init_end(self, args, state, control, **kwargs):
         """The trainer is made."""
@@ -194,6 +199,8 @@ class CallbackHandler:
         for switch in OFF.get(event, []):
             setattr(control, switch, False)
         for callback in self.callbacks:
+            if getattr(callback, "main_process_only", False) and not state.is_world_process_zero:
+                continue
             answer = getattr(callback, event)(
                 args,
                 state,

@@ -38,8 +38,8 @@ from minihf.training.restoring import (
     SCHEDULER,
     STATE,
     load_checkpoint,
+    process_random_state,
     random_file,
-    random_state,
 )
 
 __all__ = ["save_checkpoint", "load_checkpoint", "last_checkpoint", "get_last_checkpoint", "rotate"]
@@ -74,7 +74,7 @@ def save_checkpoint(
         scheduler, scaler: anything with a `state_dict` of tensors, numbers, texts, lists and dicts.
         state: what the loop needs besides, as JSON has it: the step, the epoch, the batches seen, the log.
         arguments: the run's settings, for people to read.
-        rng: the random states too. Of several processes: the `random_state()` of each, in the order of their ranks.
+        rng: the random states too. Of several processes: `process_random_state()` of each, by rank.
         weights: the model's gathered state, where it is sharded.
 
     Returns:
@@ -96,7 +96,7 @@ def save_checkpoint(
             if part is not None:
                 write_tensors(aside / name, part if isinstance(part, Mapping) else part.state_dict())
         if rng is True:
-            write_tensors(aside / random_file(None), random_state())
+            write_tensors(aside / random_file(None), process_random_state())
         for rank, one in enumerate(rng or () if rng is not True else ()):
             write_tensors(aside / random_file(rank), one)
         if arguments is not None:

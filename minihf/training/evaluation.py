@@ -1,6 +1,5 @@
 """What `Trainer.evaluate` and `Trainer.predict` do with each batch, and with all of them."""
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,24 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from minihf.nn.output import Output
+from minihf.training.dealing import examples_of
+from minihf.training.distributed import gather, shared, totals, world_size
 from minihf.training.metrics import EvalLoopOutput, EvalPrediction, as_array, joined, nested, number
-from minihf.training.order import length
+from minihf.training.order import length, same_length
 
 if TYPE_CHECKING:
     from minihf.training.trainer import Trainer
 
 
-def find_labels(model: nn.Module) -> list[str]:
-    """What a model's forward calls its labels: arguments with "label" in them, and the two ends of an answer."""
-    names = inspect.signature(model.forward).parameters
-    ends = ("start_positions", "end_positions") if "QuestionAnswering" in type(model).__name__ else ()
-    return [name for name in names if "label" in name or name in ends]
-
-
 def evaluation_loop(
     trainer: "Trainer", loader: Any, loss_only: bool, ignore_keys: list[str] | None, prefix: str
 ) -> EvalLoopOutput:
-    """Losses are averaged over examples, the last, smaller batch's too."""
+    """Losses are averaged over examples, the last, smaller batch's too.
+
+    Of several processes each predicts its own batches, and then has those of all, in the data's order.
+    """
     args, model = trainer.args, trainer.model
     if not trainer.is_in_train and (args.fp16_full_eval or args.bf16_full_eval):
         model.to(torch.float16 if args.fp16_full_eval else torch.bfloat16)
@@ -34,18 +31,24 @@ def evaluation_loop(
     trainer.callback_handler.eval_dataloader = loader
     kept: dict[str, list[Any]] = {"losses": [], "predictions": [], "label_ids": [], "inputs": []}
     metrics, seen, moved = None, 0, 0
+    same_length(loader)
     batches = iter(loader)
     inputs = next(batches, None)
     while inputs is not None:
         size = batch_size(inputs)
-        seen += size
         loss, logits, labels = trainer.prediction_step(model, inputs, loss_only, ignore_keys)
         if logits is not None and trainer.preprocess_logits_for_metrics is not None:
             logits = trainer.preprocess_logits_for_metrics(logits, labels)
-        main = inputs.get(getattr(trainer.bare, "main_input_name", "input_ids"))
+        main = inputs.get(trainer.facts.main_input)
         batch = {"losses": None if loss is None else loss.detach().float().expand(size)}
         batch |= {"predictions": logits, "label_ids": labels}
         batch |= {"inputs": main if "inputs" in args.include_for_metrics else None}
+        if world_size() > 1:
+            end = examples_of(loader)
+            left = None if end is None else end - seen
+            batch = nested(lambda x, left=left: x[:left], gather(batch))
+            size = int(totals([size])[0]) if left is None else min(int(totals([size])[0]), left)
+        seen += size
         trainer.tell("on_prediction_step")
         inputs = next(batches, None)
         if args.batch_eval_metrics and trainer.compute_metrics is not None:
@@ -72,6 +75,7 @@ def evaluation_loop(
         finite = losses[np.isfinite(losses)] if args.logging_nan_inf_filter else losses
         metrics[f"{prefix}_loss"] = float((finite if len(finite) else losses).mean())
     metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": x for name, x in metrics.items()}
+    metrics = shared(metrics)
     samples = length(getattr(loader, "dataset", None))
     return EvalLoopOutput(kept["predictions"], kept["label_ids"], metrics, seen if samples is None else samples)
 
@@ -104,7 +108,7 @@ def predict_batch(
             loss, outputs = trainer.loss_of(model, inputs, trainer.count([inputs]), return_outputs=True)
             loss = loss.detach().mean()
         else:
-            cache = {"use_cache": trainer.args.use_cache} if "use_cache" in trainer.parameters else {}
+            cache = {"use_cache": trainer.args.use_cache} if "use_cache" in trainer.facts.parameters else {}
             outputs = model(**{**cache, **inputs})
     if loss_only:
         return loss, None, None

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from minihf.nn.losses import IGNORED
+from minihf.training.parallel import clip_grad_norm, without_exchange
 
 
 @dataclass
@@ -46,7 +46,7 @@ def train_steps(
     """Train on the batches, and yield after each step of the optimizer.
 
     Args:
-        model: gives a loss, `model(**batch).loss`.
+        model: gives a loss, `model(**batch).loss`; alone, in DDP or sharded.
         batches: dicts of tensors, on the model's device.
         optimizer, scheduler: take a step each time; a schedule that follows a metric is the caller's.
         gradient_accumulation_steps: batches for one step; the last step has what is left.
@@ -68,9 +68,10 @@ def train_steps(
         for batch in some:
             if losses:
                 tell("on_substep_end")
-            losses.append(backward(model, batch, num_items, len(some)))
+            with without_exchange(model, last=len(losses) == len(some) - 1):
+                losses.append(backward(model, batch, num_items, len(some)))
         scaler.unscale_(optimizer)
-        norm = clip_grad_norm_(model.parameters(), max_grad_norm or float("inf"))
+        norm = clip_grad_norm(model, max_grad_norm or float("inf"))
         tell("on_pre_optimizer_step")
         scale, learning_rate = scaler.get_scale(), optimizer.param_groups[0]["lr"]
         scaler.step(optimizer)

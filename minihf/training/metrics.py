@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from minihf.nn.losses import IGNORED, next_tokens, upcast
+from minihf.nn.losses import IGNORED
 
 
 class EvalPrediction:
@@ -74,31 +73,6 @@ def speed_metrics(
         if count is not None and runtime > 0
     }
     return {f"{split}_runtime": round(runtime, 4)} | speeds
-
-
-def smoothed_loss(
-    logits: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    *,
-    shifted: bool = False,
-    num_items_in_batch: Tensor | int | None = None,
-) -> Tensor:
-    """Cross-entropy with a part of the probability spread over all words (Szegedy et al., arXiv 1512.00567).
-
-    (1 - epsilon) * -log p(label) + epsilon * the mean of -log p over the words, averaged over the labels that count.
-
-    Args:
-        logits: (..., V).
-        labels: (...); shifted: each is predicted by the token before it.
-        num_items_in_batch: divide the sum by this instead of by the number of labels.
-    """
-    labels = next_tokens(labels) if shifted else labels
-    counts = labels != IGNORED
-    log_p = F.log_softmax(upcast(logits)[counts], dim=-1)  # (n, V)
-    nll = -log_p.gather(-1, labels[counts][:, None]).sum()
-    total = (1 - epsilon) * nll - epsilon * log_p.mean(-1).sum()
-    return total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 # Outputs are tensors, and tuples, lists and dicts of them.

@@ -9,14 +9,17 @@ goes on from it sees the same batches.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SequentialSampler
 
 from minihf.training.arguments import TrainingArguments
-from minihf.training.seeds import packed_state, random_state, set_random_state, set_seed, unpacked_state
+from minihf.training.dealing import RankBatches, in_step, sharded
+from minihf.training.distributed import everyone, rank, shared, world_size
+from minihf.training.seeds import cpu_random_state, packed_state, set_cpu_random_state, set_seed, unpacked_state
 
 
 class SeededSampler(Sampler[int]):
@@ -55,7 +58,7 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         lengths, size = self.lengths, self.batch_size
-        order = torch.randperm(len(lengths)).tolist()
+        order = shared(torch.randperm(len(lengths))).tolist()  # all processes draw, and have one order
         size *= max(min(len(lengths) // (4 * size), 50), 1)
         stretches = [order[i : i + size] for i in range(0, len(order), size)]
         stretches = [sorted(each, key=lambda i: lengths[i], reverse=True) for each in stretches]
@@ -72,6 +75,14 @@ def length(data: Any) -> int | None:
         return len(data)
     except TypeError:
         return None
+
+
+def same_length(loader: Any) -> int | None:
+    """Of a loader, in all processes: were they not to have as many batches, they would wait for each other."""
+    lengths = everyone(length(loader))
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the processes have {lengths} batches; a loader of your own must give each as many")
+    return lengths[0]
 
 
 def train_sampler(dataset: Any, args: TrainingArguments, input_name: str) -> Sampler[int] | None:
@@ -91,31 +102,40 @@ def train_sampler(dataset: Any, args: TrainingArguments, input_name: str) -> Sam
             f"to group examples by length they need a column {args.length_column_name!r} or {input_name!r}, which "
             "tells how long they are"
         )
-    return LengthGroupedSampler(args.train_batch_size * args.gradient_accumulation_steps, lengths)
+    step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return LengthGroupedSampler(step, lengths)
 
 
 def make_loader(
     dataset: Any, collate: Callable, batch_size: int, args: TrainingArguments, sampler: Sampler | None, *, train: bool
 ) -> DataLoader:
-    streamed = isinstance(dataset, IterableDataset)
+    """A loader of this process's batches. What is evaluated is neither shuffled nor filled up."""
+    streamed, several = isinstance(dataset, IterableDataset), args.world_size > 1
+    counted = several and streamed and not train  # its examples, as they are read: here, and by no worker
+    drop_last = args.dataloader_drop_last and not streamed
+    how: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "sampler": None if streamed else sampler}
+    if several and streamed:
+        dataset = sharded(dataset, batch_size, ordered=not train)
+    elif several:
+        batches = BatchSampler(SequentialSampler(dataset) if sampler is None else sampler, batch_size, drop_last)
+        how = {"batch_sampler": RankBatches(batches, rank(), world_size(), drop_last=drop_last, fill=train)}
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=None if streamed else sampler,
+        **how,
         collate_fn=collate,
-        num_workers=args.dataloader_num_workers,
+        num_workers=0 if counted else args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        drop_last=args.dataloader_drop_last and not streamed,
-        persistent_workers=args.dataloader_persistent_workers,
-        prefetch_factor=args.dataloader_prefetch_factor,
+        persistent_workers=args.dataloader_persistent_workers and not counted,
+        prefetch_factor=None if counted else args.dataloader_prefetch_factor,
         multiprocessing_context=args.dataloader_multiprocessing_context,
         in_order=args.dataloader_in_order,
-        worker_init_fn=seed_worker if train else None,
+        worker_init_fn=partial(seed_worker, first=rank() * args.dataloader_num_workers) if train else None,
     )
 
 
-def seed_worker(worker: int) -> None:
-    set_seed(torch.initial_seed() % 2**32)
+def seed_worker(worker: int, first: int = 0) -> None:
+    """Workers draw other numbers each, those of other processes too; `first` are theirs that come before."""
+    set_seed((torch.initial_seed() + first) % 2**32)
 
 
 @dataclass
@@ -167,7 +187,7 @@ class Place:
 
     def __init__(self) -> None:
         self.epoch = self.given = 0  # epochs that are over, batches of this one that were given out
-        self.at_start = self.before_waiting = random_state()
+        self.at_start = self.before_waiting = cpu_random_state()
 
     def batches(self, loader: Any, present: tuple | None = None) -> Iterator[Any]:
         """The epoch's batches from here on, each given out when the next one was read.
@@ -175,22 +195,22 @@ class Place:
         present: a run that goes on gets this random state once it is where it was.
         """
         if present is None:
-            self.given, self.at_start = 0, random_state()
-            iterator = iter(loader)
+            self.given, self.at_start = 0, cpu_random_state()
+            iterator = evenly(loader, iter(loader))
             waiting = self.read(iterator)
         else:
-            set_random_state(self.at_start)
-            iterator = skipped(loader, self.given)
-            set_random_state(self.before_waiting)
+            set_cpu_random_state(self.at_start)
+            iterator = evenly(loader, skipped(loader, self.given))
+            set_cpu_random_state(self.before_waiting)
             waiting = self.read(iterator)
-            set_random_state(present)
+            set_cpu_random_state(present)
         while waiting is not None:
             batch, waiting = waiting, self.read(iterator)
             self.given += 1
             yield batch
 
     def read(self, iterator: Iterator[Any]) -> Any:
-        self.before_waiting = random_state()
+        self.before_waiting = cpu_random_state()
         return next(iterator, None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -203,6 +223,11 @@ class Place:
         place.epoch, place.given = values["epoch"], values["given"]
         place.at_start, place.before_waiting = (unpacked_state(values[x]) for x in ("at_start", "before_waiting"))
         return place
+
+
+def evenly(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """Of several processes each gets as many batches: of loaders that do not tell their length, too."""
+    return in_step(batches) if world_size() > 1 and length(loader) is None else batches
 
 
 def skipped(loader: Any, count: int) -> Iterator[Any]:

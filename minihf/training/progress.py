@@ -12,6 +12,8 @@ from minihf.training.order import length
 class ProgressCallback(TrainerCallback):
     """A bar for training and one for each evaluation; logs are written above it."""
 
+    main_process_only = True
+
     def __init__(self, max_str_len: int = 100):
         self.max_str_len = max_str_len  # of texts among the logs
         self.training_bar = self.prediction_bar = None
@@ -47,6 +49,8 @@ class ProgressCallback(TrainerCallback):
 
 class PrinterCallback(TrainerCallback):
     """The logs, a line each, where there is no bar."""
+
+    main_process_only = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         tqdm.write(line(logs))

@@ -33,6 +33,8 @@ def settings(args: Any, model: Any) -> dict[str, Any]:
 class TensorBoardCallback(TrainerCallback):
     """Writes event files: `tensorboard --logdir …/runs` shows them."""
 
+    main_process_only = True
+
     def __init__(self, tb_writer: Any = None):
         self.tb_writer = tb_writer
 
@@ -67,6 +69,7 @@ class TensorBoardCallback(TrainerCallback):
 class RunTracker(TrainerCallback):
     """What wandb and trackio, which has its interface, have in common."""
 
+    main_process_only = True
     package: str
 
     def __init__(self) -> None:

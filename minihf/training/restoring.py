@@ -103,7 +103,7 @@ def load_checkpoint(
             share_out(saved, optimizer)
         part.load_state_dict(saved)
     if randoms is not None:
-        set_random_state(randoms)
+        set_process_random_state(randoms)
     return state
 
 
@@ -249,7 +249,7 @@ def random_file(rank: int | None) -> str:
     return RANDOM if rank is None else f"rng_state_{rank}.pth"
 
 
-def random_state() -> dict[str, Any]:
+def process_random_state() -> dict[str, Any]:
     """The states of Python, numpy, torch and, where it is in use, the current CUDA device: a process's own."""
     kind, keys, *rest = np.random.get_state()
     state = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "cpu": torch.get_rng_state()}
@@ -258,7 +258,7 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
+def set_process_random_state(state: Mapping[str, Any]) -> None:
     """The reference's file of several processes holds a list of all CUDA devices' states."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

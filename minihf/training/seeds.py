@@ -32,12 +32,12 @@ def enable_full_determinism(seed: int, warn_only: bool = False) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def random_state() -> tuple[Any, ...]:
+def cpu_random_state() -> tuple[Any, ...]:
     """What Python, NumPy and torch on the CPU would draw next: examples are read and collated with these."""
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
 
 
-def set_random_state(state: tuple[Any, ...]) -> None:
+def set_cpu_random_state(state: tuple[Any, ...]) -> None:
     python, numpy, cpu = state
     random.setstate(python)
     np.random.set_state(numpy)

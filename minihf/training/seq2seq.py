@@ -1,5 +1,6 @@
 """`Seq2SeqTrainer`: a trainer whose metrics see what the model writes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from minihf.checkpoints.hub import Source
 from minihf.generation.config import GenerationConfig
 from minihf.training.metrics import PredictionOutput
+from minihf.training.parallel import is_sharded, put_together
 from minihf.training.trainer import Trainer
 
 LENGTH = 20  # of what is written, where nothing says it
@@ -88,7 +90,8 @@ class Seq2SeqTrainer(Trainer):
             for name in ("decoder_input_ids", "decoder_attention_mask"):
                 prompt.pop(name, None)
         with self.compute_loss_context_manager():
-            written = self.model.generate(**prompt, **(gen_kwargs or self.writing))
+            with self.whole_model():
+                written = self.model.generate(**prompt, **(gen_kwargs or self.writing))
             loss = None
             if labels is not None:
                 with torch.no_grad():
@@ -96,6 +99,12 @@ class Seq2SeqTrainer(Trainer):
         if self.args.prediction_loss_only:
             return loss, None, None
         return loss, self.filled(written), None if labels is None else self.filled(labels)
+
+    def whole_model(self) -> AbstractContextManager:
+        """The model to write with: where it is sharded, each process has all of it for as long."""
+        if not is_sharded(self.model):
+            return nullcontext()
+        return put_together(self.model, self.args.fsdp_config["reshard_after_forward"])
 
     def filled(self, ids: Tensor) -> Tensor:
         """(B, T) -> (B, max_length) or longer, with the pad token."""

@@ -5,10 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
+from minihf.training.distributed import averaged
+
 
 @dataclass
 class Losses:
-    """Sums of losses, each of a step: a sum is read from the GPU only when it is logged."""
+    """Sums of losses, each of a step: a sum is read from the GPU only when it is logged.
+
+    Of several processes each has its own part in `unlogged`, a loss being the mean of all parts.
+    """
 
     unlogged: Tensor
     logged_at: int  # the step
@@ -16,8 +21,8 @@ class Losses:
     total: float = 0.0
 
     def take(self, step: int) -> float:
-        """The mean since the last log."""
-        loss, steps = self.unlogged.item(), step - self.logged_at
+        """The mean since the last log; of several processes all ask for it."""
+        loss, steps = averaged(self.unlogged).item(), step - self.logged_at
         self.unlogged.zero_()
         self.total, self.logged_at = self.total + loss, step
         return loss / steps

@@ -8,11 +8,12 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from minihf.training import dealing, parallel
 from minihf.training import distributed as d
 from minihf.training.adamw import AdamW
 from minihf.training.checkpoints import load_checkpoint, save_checkpoint
 from minihf.training.groups import parameter_groups
-from minihf.training.restoring import random_state
+from minihf.training.restoring import process_random_state
 from minihf.training.schedules import get_scheduler
 
 EXAMPLES, GLOBAL_BATCH, LENGTH, STEPS = 16, 4, 7, 4
@@ -36,7 +37,7 @@ def fresh(seed: int = 7) -> GPT2LMHeadModel:
 def loader() -> DataLoader:
     """The single run's batches, dealt out."""
     batches = BatchSampler(SequentialSampler(range(EXAMPLES)), GLOBAL_BATCH // d.world_size(), drop_last=False)
-    return DataLoader(examples(), batch_sampler=d.RankBatches(batches, d.rank(), d.world_size()))
+    return DataLoader(examples(), batch_sampler=dealing.RankBatches(batches, d.rank(), d.world_size()))
 
 
 def train(wrap, *, halves: int = 1, resume: Path | None = None, save: Path | None = None) -> dict:
@@ -45,7 +46,7 @@ def train(wrap, *, halves: int = 1, resume: Path | None = None, save: Path | Non
     halves: 2 accumulates gradients over parts of each batch.
     """
     model = wrap(fresh(7 if resume is None else 8))
-    inner = d.unwrapped(model)
+    inner = parallel.unwrapped(model)
     optimizer = AdamW(parameter_groups(inner, 0.1), lr=0.02)
     scheduler = get_scheduler("linear", optimizer, num_warmup_steps=1, num_training_steps=STEPS)
     state = {"step": 0}
@@ -58,25 +59,25 @@ def train(wrap, *, halves: int = 1, resume: Path | None = None, save: Path | Non
         loss = torch.zeros((), dtype=torch.float64)
         for part in range(halves):
             rows = {name: x.chunk(halves)[part] for name, x in batch.items()}
-            with d.without_exchange(model, last=part == halves - 1):
+            with parallel.without_exchange(model, last=part == halves - 1):
                 one = model(**rows, num_items_in_batch=items).loss
                 (one * d.world_size()).backward()  # gradients are averaged over the processes
             loss += one.detach()
-        norms.append(d.clip_grad_norm(model, 0.5).item())
+        norms.append(parallel.clip_grad_norm(model, 0.5).item())
         losses.append(d.summed(loss).item())
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
         state["step"] += 1
         if save is not None and state["step"] == STEPS // 2:
-            weights, moments = d.full_weights(inner), d.full_state(optimizer.state_dict())
-            states = d.random_states(random_state())
+            weights, moments = parallel.full_weights(inner), parallel.full_state(optimizer.state_dict())
+            states = d.random_states(process_random_state())
             d.by_main(
                 lambda w=weights, m=moments, r=states: save_checkpoint(
                     save, model=inner, weights=w, optimizer=m, scheduler=scheduler, state=state, rng=r
                 )
             )
-    weights = d.full_weights(inner)
+    weights = parallel.full_weights(inner)
     return {"losses": losses, "norms": norms, "weights": {name: x.clone() for name, x in weights.items()}}
 
 
@@ -118,10 +119,11 @@ def measured() -> dict:
     rank = d.rank()
     rows = torch.arange(2 * (3 + rank) * (2 - rank)).reshape(-1, 3 + rank)
     found = {"gathered": d.gather({"logits": (rows, rows > 1), "loss": torch.tensor(float(rank))})}
-    seen = [[int(x) for x in batch] for batch in d.in_step(iter(DataLoader(d.sharded(Stream()), batch_size=2)))]
-    found["streamed"] = d.gather(torch.tensor(seen))
+    found["streamed"] = [[*dealing.sharded(Stream(), 2, ordered=ordered)] for ordered in (False, True)]
+    found["streamed"] = d.everyone(found["streamed"])
+    found["in_step"] = d.everyone([*dealing.in_step(iter(range(3 + 2 * rank)))])
     hub = Dataset.from_dict({"x": list(range(8))}).to_iterable_dataset(num_shards=2)
-    found["from_datasets"] = d.gather(torch.tensor([row["x"] for row in d.sharded(hub)]))
+    found["from_datasets"] = d.gather(torch.tensor([row["x"] for row in dealing.sharded(hub, 1)]))
     found["anywhere"] = d.anywhere(rank == 1), d.anywhere(False)
     found["by_main"] = d.by_main(lambda: {"written by": rank})
     try:
@@ -131,7 +133,7 @@ def measured() -> dict:
     found["failures"] = [""] * d.world_size()
     torch.distributed.all_gather_object(found["failures"], failure)
     batches = BatchSampler(SequentialSampler(range(11)), 2, drop_last=False)
-    dealt = [*d.RankBatches(batches, rank, d.world_size())]
+    dealt = [*dealing.RankBatches(batches, rank, d.world_size())]
     found["dealt"] = d.gather(torch.tensor(dealt)).tolist()
     return found
 
@@ -141,11 +143,11 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     d.join(timeout=60, cpu=True)
     results = {
-        "ddp": train(d.replicate),
-        "ddp accumulated": train(d.replicate, halves=2),
-        "fsdp": train(d.shard, save=folder / "checkpoint-2"),
-        "fsdp accumulated": train(d.shard, halves=2),
-        "fsdp resumed": train(d.shard, resume=folder / "checkpoint-2"),
+        "ddp": train(parallel.replicate),
+        "ddp accumulated": train(parallel.replicate, halves=2),
+        "fsdp": train(parallel.shard, save=folder / "checkpoint-2"),
+        "fsdp accumulated": train(parallel.shard, halves=2),
+        "fsdp resumed": train(parallel.shard, resume=folder / "checkpoint-2"),
         "measured": measured(),
     }
     results["accelerate"] = {name: x for name, x in accelerated().items() if name != "model"}

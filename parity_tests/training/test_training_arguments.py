@@ -81,15 +81,12 @@ def test_subclasses_and_copies_keep_it_all():
         ({"lr_scheduler_type": "lineer"}, ValueError, "did you mean 'linear'"),
         ({"optim": "adafactor"}, ValueError, "adamw_torch"),
         ({"train_sampling_strategy": "batch_rebalance"}, ValueError, "group_by_length"),
-        ({"deepspeed": {"zero": 3}}, ValueError, "one device"),
-        ({"fsdp": "full_shard"}, ValueError, "one device"),
         ({"use_liger_kernel": True}, ValueError, "in chunks"),
         ({"auto_find_batch_size": True}, ValueError, "per_device_train_batch_size"),
         ({"save_safetensors": False}, ValueError, "save_safetensors=False is not implemented"),
         ({"adafactor": True}, ValueError, "not implemented"),
         ({"report_to": "mlflow"}, ValueError, "tensorboard, wandb, trackio"),
         ({"report_to": ["wandb"]}, ImportError, "pip install wandb"),
-        ({"local_rank": 2}, ValueError, "one process"),
         ({"fp16": True, "bf16": True}, ValueError, "choose one"),
         ({"logging_steps": 0}, ValueError, "logging_steps is 0"),
         ({"eval_strategy": "steps", "eval_steps": 2.5}, ValueError, "eval_steps is 2.5"),
@@ -118,12 +115,6 @@ def test_the_best_checkpoint_needs_one_for_each_evaluation():
     assert TrainingArguments(**both, eval_steps=5, save_steps=10, metric_for_best_model="f1").greater_is_better
     with pytest.raises(ValueError, match="multiple"):
         TrainingArguments(**both, eval_steps=0.2, save_steps=0.3)
-
-
-def test_a_launcher_of_several_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="python alone"):
-        TrainingArguments()
 
 
 def test_the_names_are_public_and_cost_nothing():

@@ -118,7 +118,7 @@ def test_random_states_of_several_processes(tmp_path, caplog):
     states = []
     for seed in (1, 2):
         make(seed)
-        states.append(module.random_state())
+        states.append(module.process_random_state())
     expected = random.random(), torch.rand(2).tolist()
     save_checkpoint(tmp_path / "checkpoint-1", model=model, state={}, rng=states)
     load_checkpoint(tmp_path / "checkpoint-1", model=model, rank=0)
@@ -179,7 +179,6 @@ def test_a_checkpoint_is_replaced_without_ever_being_absent(tmp_path, monkeypatc
     module.clean(tmp_path)
     assert load_checkpoint(place, model=model) == {"n": 3}
     assert hidden(tmp_path) == []
-
 
 
 def no_space(*args, **kwargs):

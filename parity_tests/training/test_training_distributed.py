@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from minihf import BertConfig, BertForSequenceClassification, GPT2LMHeadModel, LoraConfig, get_peft_model
 from minihf.inspection.pairs import make_pair
+from minihf.training import dealing, parallel
 from minihf.training import distributed as d
 from minihf.training.adamw import AdamW
 from minihf.training.checkpoints import load_checkpoint, save_checkpoint
@@ -37,7 +38,7 @@ def two(tmp_path_factory) -> tuple[dict, Path, subprocess.CompletedProcess]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, distributed_run.__file__, folder],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         timeout=200,
@@ -85,7 +86,9 @@ def test_what_is_measured_is_gathered(two):
     assert logits.tolist() == [*first, [0, 1, 2, 3], [4, 5, 6, 7]]
     assert flags.tolist() == [[x > 1 for x in row] for row in logits.tolist()]
     assert found["gathered"]["loss"].tolist() == [0.0, 1.0]
-    assert sorted(found["streamed"].flatten().tolist()) == list(range(8))  # of nine, which are not two for each
+    # Of nine, of which each takes two at a time: filled up from the beginning, or not.
+    assert found["streamed"] == [[[0, 1, 4, 5, 8, 0], [0, 1, 4, 5, 8]], [[2, 3, 6, 7, 1, 2], [2, 3, 6, 7, 0]]]
+    assert found["in_step"] == [[0, 1, 2]] * 2
     assert sorted(found["from_datasets"].tolist()) == list(range(8))
     assert found["anywhere"] == (True, False)
     assert found["by_main"] == {"written by": 0}
@@ -117,19 +120,43 @@ def test_batches_are_dealt_out_as_accelerate_deals(length, drop_last):
     for world_size in (1, 2, 3):
         batches = BatchSampler(SequentialSampler(range(length)), 2, drop_last=drop_last)
         for rank in range(world_size):
-            ours = d.RankBatches(batches, rank, world_size, drop_last=drop_last)
+            ours = dealing.RankBatches(batches, rank, world_size, drop_last=drop_last)
             assert [*ours] == [*BatchSamplerShard(batches, world_size, rank)] or world_size == 1
             assert len([*ours]) == len(ours)
             assert all(len(batch) == 2 for batch in ours)
 
 
+@pytest.mark.parametrize("length", [1, 4, 7, 8, 12, 13])
+def test_streams_are_dealt_out_as_accelerate_deals(length):
+    from accelerate.data_loader import IterableDatasetShard
+
+    for world_size in (1, 2, 3):
+        for rank in range(world_size):
+            ours = [*dealing.RankExamples(range(length), 2, rank, world_size)]
+            assert ours == [*IterableDatasetShard(range(length), 2, False, world_size, rank)]
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 8, 12, 13])
+def test_what_is_measured_is_dealt_out_in_order_and_not_filled_up(length):
+    for world_size in (1, 2, 3):
+        batches = BatchSampler(SequentialSampler(range(length)), 2, drop_last=False)
+        ranks = [dealing.RankBatches(batches, rank, world_size, fill=False) for rank in range(world_size)]
+        rounds = zip(*ranks, strict=True)  # as many for each, and none is empty
+        together = [index for round_ in rounds for batch in round_ for index in batch]
+        assert ranks[0].examples == length
+        assert together[:length] == [*range(length)]
+        streams = [dealing.RankExamples(range(length), 2, rank, world_size, fill=False) for rank in range(world_size)]
+        assert [*streams[0]] == [index for batch in ranks[0] for index in batch]
+        assert streams[0].examples == length
+
+
 def test_alone_nothing_is_waited_for():
     assert (d.rank(), d.world_size(), d.is_main(), d.together()) == (0, 1, True, False)
     assert d.by_main(lambda: 3) == 3
-    assert [*d.in_step(iter([1, 2]))] == [1, 2]
+    assert [*dealing.in_step(iter([1, 2]))] == [1, 2]
     assert d.gather({"a": torch.tensor(1.0)})["a"].tolist() == [1.0]
     stream = distributed_run.Stream()
-    assert d.sharded(stream) is stream
+    assert dealing.sharded(stream, 1) is stream
     with pytest.raises(OSError, match="no space"):
         d.by_main(distributed_run.fail)
 
@@ -162,7 +189,7 @@ def test_sharded_models_compute_and_are_saved_as_others(group, tmp_path, model_t
     head = {"bert": "BertForMaskedLM", "mixtral": "MixtralForCausalLM"}.get(model_type)
     head = head or f"{model_type.capitalize()}ForConditionalGeneration"
     plain = make_pair(model_type, head).ours.double().train()
-    sharded = d.shard(copy.deepcopy(plain))
+    sharded = parallel.shard(copy.deepcopy(plain))
     ids = torch.arange(3, 17).reshape(2, 7)
     losses = []
     for model in (plain, sharded):
@@ -174,32 +201,32 @@ def test_sharded_models_compute_and_are_saved_as_others(group, tmp_path, model_t
     for (name, a), (_, b) in zip(plain.named_parameters(), sharded.named_parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None), name
         if a.grad is not None:
-            torch.testing.assert_close(d.whole(b.grad), a.grad, rtol=1e-9, atol=1e-12, msg=name)
+            torch.testing.assert_close(parallel.whole(b.grad), a.grad, rtol=1e-9, atol=1e-12, msg=name)
 
     optimizer = AdamW(sharded.parameters())
-    moments = d.full_state(optimizer.state_dict())
+    moments = parallel.full_state(optimizer.state_dict())
     place = tmp_path / "checkpoint-1"
-    save_checkpoint(place, model=sharded, weights=d.full_weights(sharded), optimizer=moments, state={})
+    save_checkpoint(place, model=sharded, weights=parallel.full_weights(sharded), optimizer=moments, state={})
     again = type(plain).from_pretrained(place)
     with torch.no_grad():
         for parameter in sharded.parameters():
             parameter.zero_()
     load_checkpoint(place, model=sharded, optimizer=optimizer)
-    whole = d.full_weights(sharded)
+    whole = parallel.full_weights(sharded)
     for name, tensor in plain.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
         assert torch.equal(whole[name], tensor), name
 
 
 def test_logits_of_a_sharded_model_are_made_when_they_are_read(group):
-    output = d.shard(fresh())(input_ids=torch.ones(2, 5, dtype=torch.long), labels=torch.ones(2, 5).long())
+    output = parallel.shard(fresh())(input_ids=torch.ones(2, 5, dtype=torch.long), labels=torch.ones(2, 5).long())
     assert callable(vars(output)["logits"])
     assert output.logits.shape == (2, 5, 23)
 
 
 def test_adapters_are_not_sharded():
     with pytest.raises(ValueError, match="adapters are not sharded"):
-        d.shard(get_peft_model(fresh(), LoraConfig(target_modules=["c_attn"])))
+        parallel.shard(get_peft_model(fresh(), LoraConfig(target_modules=["c_attn"])))
 
 
 # In the loops of others

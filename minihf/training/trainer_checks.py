@@ -1,0 +1,41 @@
+"""What `Trainer` refuses: parts that are missing, or do not go together."""
+
+import inspect
+from typing import TYPE_CHECKING
+
+from minihf.models.base import Model
+from minihf.training.facts import find_labels
+from minihf.training.order import length
+
+if TYPE_CHECKING:
+    from minihf.training.trainer import Trainer
+
+
+def check_head(model: object, own_loss: bool) -> None:
+    if isinstance(model, Model) and not find_labels(model) and not own_loss:
+        raise ValueError(
+            f"{type(model).__name__} has no head, and gives no loss: use a model for your task, such as "
+            "AutoModelForSequenceClassification"
+        )
+
+
+def check_parts(trainer: "Trainer") -> None:
+    args = trainer.args
+    if args.eval_strategy != "no" and trainer.eval_dataset is None:
+        raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, which needs an eval_dataset")
+    if args.save_strategy == "best" and args.metric_for_best_model is None:
+        raise ValueError("save_strategy='best' needs metric_for_best_model")
+    if trainer.optimizer is not None and trainer.optimizer_cls_and_kwargs is not None:
+        raise ValueError("optimizers and optimizer_cls_and_kwargs are both given: give one of them")
+    if trainer.model_init is not None and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
+        raise ValueError("model_init makes a model that these optimizers do not know: override create_optimizer")
+    if args.fsdp and trainer.optimizer is not None:
+        raise ValueError("fsdp shards the model, and the optimizer is made afterwards: give optimizer_cls_and_kwargs")
+    if trainer.train_dataset is not None and length(trainer.train_dataset) is None and args.max_steps <= 0:
+        raise ValueError("the train_dataset does not tell its length, so max_steps must be set")
+    if not callable(trainer.data_collator):
+        raise TypeError(f"data_collator is a {type(trainer.data_collator).__name__}, expected a function of examples")
+    metrics = trainer.compute_metrics
+    told = metrics is None or "compute_result" in inspect.signature(metrics).parameters
+    if args.batch_eval_metrics and not told:
+        raise ValueError("with batch_eval_metrics compute_metrics takes compute_result, True at the last batch")
