@@ -53,7 +53,8 @@ class Step:
         read = read_one if compile_config is None else torch.compile(read_one, **compile_config)
         self.run: Callable[[], Tensor] = partial(read, model, cache, self.ids, more)
         if capture is not None:
-            self.run = capture(self.run)
+            with torch.cuda.device_of(ids):
+                self.run = capture(self.run)
 
     def __call__(self, ids: Tensor) -> Tensor:
         self.ids.copy_(ids)
@@ -74,7 +75,7 @@ def capture(once: Callable[[], Tensor]) -> Callable[[], Tensor]:
             once()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go about their business
         result = once()
 
     def replay() -> Tensor:
@@ -91,12 +92,13 @@ def capture_for(model: nn.Module, device: torch.device) -> Callable | None:
 
 
 def grounds(model: nn.Module) -> list[Any] | None:
-    """What a step rests on beside its cache; where that is equal, it can be used again. None: never.
+    """What a step rests on beside its cache; where that is equal, the step can be used again. None: never.
 
-    Tensors may be written to: they are read anew. Others in their place have other addresses. That an adapter is
-    switched on or off, or a hook set, no address shows.
+    Tensors may be written to: they are read anew. Others in their place have other addresses. What an adapter's layers
+    add, or anybody else's, may change without.
     """
-    if any(hasattr(type(m), "stands_for") or is_heard(m) or m.training for m in model.modules()):
+    own = ("minihf.models.", "minihf.nn.", "torch.nn.modules.")
+    if not all(type(module).__module__.startswith(own) and not is_heard(module) for module in model.modules()):
         return None
     tensors = [*model.parameters(), *model.buffers()]
     return [model, model.config.attn_implementation, *((x.data_ptr(), x.dtype) for x in tensors)]

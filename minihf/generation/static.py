@@ -1,5 +1,6 @@
 """A reader with a static cache: the prompt is read as ever, and each new token in the same memory as the one before."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,17 +61,21 @@ class StaticReader(Reader):
         limit = getattr(self.model, "position_limit", None)
         static.fill(self.cache, self.mask, self.first_position + position, max(self.steps - 1, 1), limit)
         self.cache = None  # its keys and values are in the other one
+        model: Any = self.light
         more: dict[str, Any] = {"logits_to_keep": 1} if self.keeps else {}
+        if self.compile_config is not None:  # which remembers a model, and would take each view of it for another
+            model = self.model
+            more |= {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
         if self.token_type_ids is not None:
             more["token_type_ids"] = self.token_type_ids[:, -1:]
         capture = capture_for(self.model, ids.device) if self.captured else None
-        made = {"compile_config": self.compile_config, "capture": capture}
-        rests_on = None if capture is None or self.token_type_ids is not None else grounds(self.model)
-        if rests_on is None:
-            return Step(self.light, static, ids, more, **made)
-        rests_on.append(made)
+        make = partial(Step, model, static, ids, more, compile_config=self.compile_config, capture=capture)
+        rests_on = grounds(self.model)
+        if capture is None or rests_on is None or self.token_type_ids is not None:
+            return make()
+        rests_on += [capture, self.compile_config]
         if static.step is None or static.step[0] != rests_on:
-            static.step = rests_on, Step(self.light, static, ids, more, **made)
+            static.step = rests_on, make()
         return static.step[1]
 
     def unrolled(self) -> Cache | None:

@@ -71,10 +71,12 @@ class StaticCache(Cache):
         batch, window, device = first.keys.size(0), first.window, first.keys.device
         kept = first.length if window is None else min(first.length, window - 1)
         needed = kept + room if window is None else min(kept + room, window)
-        places = self.tokens or min(needed + -needed % ALIGNED, limit or needed + ALIGNED)
+        places = self.tokens or needed + -needed % ALIGNED
+        places = places if limit is None else min(places, limit)
         if places < needed:
             raise ValueError(
-                f"a static cache of {places} tokens is to hold {kept} that were read and {room} more: make one of {needed}"
+                f"a static cache of {places} tokens is too small for {kept} that were read and {room} to come: make "
+                f"one of {needed} or more"
             )
         places = places if window is None else min(places, window)
         shapes = [(batch, layer.keys.size(1), places, layer.keys.size(3)) for layer in prompt.layers]
