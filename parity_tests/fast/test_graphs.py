@@ -159,7 +159,7 @@ def test_knobs_are_outside_of_the_graph(recorded):
     same(model, do_sample=True, num_return_sequences=3)
     ended = same(model, max_new_tokens=20, eos_token_id=[free[0, 8].item(), V - 1])
     assert (ended[0, 9:] == KNOBS["pad_token_id"]).all()
-    assert torch.equal(ended[1], free[1])
+    assert torch.equal(ended[1, :12], free[1, :12])
     stopped = same(model, max_new_tokens=20, stopping_criteria=[lambda ids, scores: ids.size(1) >= 12])
     assert stopped.size(1) == 12
     for tokens in (1, 2):
