@@ -93,7 +93,7 @@ def test_a_captured_step_in_bfloat16_writes_finite_logits_near_the_plain_ones():
     plain = written(model, **given, **ask)
     graph = written(model, **given, **ask, cache_implementation="static")
     for a, b in zip(graph.logits[:2], plain.logits[:2], strict=True):  # of tokens that follow the same ones
-        torch.testing.assert_close(a, b, rtol=0.05, atol=0.05 * plain.logits[0].std().item())
+        torch.testing.assert_close(a, b, rtol=0, atol=0.1 * plain.logits[0].std().item())
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)

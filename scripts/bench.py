@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_cases
+import bench_gpu
 import numpy as np
 from bench_cases import Row, cases
 
@@ -48,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if find_spec("transformers") is None:
         return refuse('it compares with transformers; install it with: pip install "minihf[parity]"')
+    if not args.quick and any(case == "gpu" for case, _ in chosen) and not bench_gpu.has_gpu():
+        if "gpu" in args.cases:
+            return refuse("the case gpu needs a CUDA GPU, and PyTorch finds none here")
+        chosen = [(case, row) for case, row in chosen if case != "gpu"]
+        print("gpu: needs a CUDA GPU, and PyTorch finds none here", file=sys.stderr)
 
     report = {"environment": environment(args), "rows": []}
     if not args.json:
@@ -166,8 +172,7 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
                 maker.ask()
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         workers = {side: stack.enter_context(Worker(task, case, row, args, folder)) for side, task in SIDES.items()}
-        for worker in workers.values():
-            worker.ask()  # that it is ready
+        floors = {side: worker.ask().get("floor") for side, worker in workers.items()}  # when it is ready
         first = {side: worker.ask(save=str(folder / side)) for side, worker in workers.items()}
         check_same_work(*(folder / side for side in SIDES))
         runs, peak = take_turns(workers, args.rounds)
@@ -175,6 +180,8 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     ratios = [ours / reference for ours, reference in zip(seconds["ours"], seconds["reference"], strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     added, private = ({side: first[side][what] for side in SIDES} for what in ("added", "private"))
+    floor = None if None in floors.values() else statistics.mean(floors.values())
+    reached = None if floor is None else {side: floor / statistics.median(times) for side, times in seconds.items()}
     growth = added["ours"] / size if size and added["ours"] is not None else None
     return {
         "case": case,
@@ -185,6 +192,9 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
         "unit": row.unit,
         "seconds": {side: statistics.median(times) for side, times in seconds.items()},
         "rounds": seconds,
+        "reached": reached,
+        "floor_goal": row.floor_goal,
+        "floor_met": None if None in (row.floor_goal, reached) else reached["ours"] >= row.floor_goal,
         "peak": peak,
         "added": added,
         "private": private,
@@ -262,6 +272,10 @@ def described(row: dict[str, Any]) -> str:
         *(f"{megabytes(row['peak'][side]):>11}" for side in SIDES),
         *(f"{megabytes(added[side]) + ' (' + megabytes(private[side]) + ')':>19}" for side in SIDES),
     ]
+    if row["reached"] is not None:
+        speed = ", ".join(f"{side} {1 / times[side]:.4g} ({row['reached'][side]:.2f})" for side in SIDES)
+        goal = "" if row["floor_met"] is None else f"; goal {row['floor_goal']} {verdict(row['floor_met'])}"
+        columns += [f"\n{'':{WIDTH}} {row['unit']}s a second (of what reading the weights allows): {speed}{goal}"]
     if row["memory_met"] is None:
         return "".join(columns)
     parts = ", ".join(f"{side} {added[side] / file:.2f} ({private[side] / file:.2f})" for side in SIDES)

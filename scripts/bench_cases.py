@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import bench_gpu
 import bench_losses
 import bench_train
 import numpy as np
@@ -63,6 +64,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
         "generate": writing(quick),
         "pipelines": answering(quick),
         "train": bench_losses.rows(quick) + bench_train.rows(quick),
+        "gpu": bench_gpu.rows(quick),
     }
 
 
@@ -148,7 +150,7 @@ def serve(task: str, case: str, row: str, quick: bool, folder: str) -> None:
             row.checkpoint().save_pretrained(folder)
             return tell()
         job = row.prepare(task, Path(folder))
-        tell()
+        tell(floor=job.floor)
         request = json.loads(sys.stdin.readline())
         before = memory(job)
         reset_peak()

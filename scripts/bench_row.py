@@ -22,6 +22,8 @@ class Job:
     """A part of the work whose time is taken off: the reading of the prompt, where a token's time is asked for."""
     in_child: bool = False
     """The work happens in a process of its own, whose memory is the one to report."""
+    floor: float | None = None
+    """Seconds that one unit takes at least, as the machine's memory allows."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Row:
     unit: str = "run"
     goal: float | None = None
     """The ratio of times to reach."""
+    floor_goal: float | None = None
+    """Which part of the time, at least, is to be what the memory allows."""
     memory_goal: float | None = None
     """How much memory minihf's first run may add, as a multiple of the checkpoint's file."""
 
