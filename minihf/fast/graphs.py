@@ -86,8 +86,10 @@ def capture(once: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def capture_for(model: nn.Module, device: torch.device) -> Callable | None:
-    """`capture`, on CUDA, unless the model needs the host on its way (`capturable`), is heard, or in training."""
-    fit = getattr(model, "capturable", True) and not any(is_heard(m) or m.training for m in model.modules())
+    """`capture`, on CUDA, unless the model needs the host on its way (`capturable`), is heard, or in training; or under
+    autocast, whose copies of the weights go when it ends."""
+    fit = getattr(model, "capturable", True) and not torch.is_autocast_enabled(device.type)
+    fit = fit and not any(is_heard(module) or module.training for module in model.modules())
     return capture if device.type == "cuda" and fit else None
 
 

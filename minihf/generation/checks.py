@@ -158,6 +158,9 @@ def check_together(config: Any) -> None:
         refuse(config.use_cache is False, f"{name} is a cache: leave use_cache out")
         refuse(beams > 1, f"{name} is for single texts, and beams have a cache of their own: set num_beams=1")
         refuse(bool(config.penalty_alpha), f"{name} cannot take back a candidate: set penalty_alpha=None")
+        mode = (config.compile_config or {}).get("mode")
+        own = f"compile_config={config.compile_config} makes CUDA graphs of its own, beside that of {name}: try "
+        refuse(mode in ("reduce-overhead", "max-autotune"), own + "{} or {'mode': 'max-autotune-no-cudagraphs'}")
         refuse(bool(recorded), f"{name} gives no hidden states and no attentions: leave it out to see them")
     else:
         known = config.cache_implementation in (None, "dynamic")

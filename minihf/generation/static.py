@@ -60,7 +60,7 @@ class StaticReader(Reader):
             position = positions_from_mask(self.extended(past + 1))[:, -1:]
         limit = getattr(self.model, "position_limit", None)
         static.fill(self.cache, self.mask, self.first_position + position, max(self.steps - 1, 1), limit)
-        self.cache = None  # its keys and values are in the other one
+        self.cache = self.output = None  # its keys and values are in the other one
         model: Any = self.light
         more: dict[str, Any] = {"logits_to_keep": 1} if self.keeps else {}
         if self.compile_config is not None:  # which remembers a model, and would take each view of it for another

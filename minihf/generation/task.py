@@ -101,6 +101,10 @@ def prepare(
     config = settle(model.generation_config, generation_config, settings)
     if isinstance(past_key_values, StaticCache):
         static, past_key_values, config.cache_implementation = past_key_values, None, "static"
+        if config.max_cache_len not in (None, static.tokens):
+            raise ValueError(
+                f"max_cache_len={config.max_cache_len}, and a StaticCache of {static.tokens} came: pass one of them"
+            )
     elif config.cache_implementation == "static":
         static = StaticCache(config.max_cache_len)
     else:

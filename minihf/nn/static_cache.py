@@ -5,7 +5,7 @@ changes from one token to the next may be neither a new tensor nor a number in P
 length from the beginning, and where the next token goes is itself a tensor:
 
     keys   the  cat  sat   .    .    .        K places, all of which are handed out
-    mask    0    0    0    0   -inf -inf      added to the scores: the token that is read now sees itself
+    mask    0    0    0    0  -inf -inf       added to the scores: the token that is read now sees itself
     count                  3                  tokens so far; the next one's place is count % K
 
 Where tokens see a window of W, there are at most W places, and a token takes that of the one which has left the window:

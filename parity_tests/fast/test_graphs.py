@@ -244,12 +244,15 @@ def test_who_listens_hears_every_token(recorded):
     assert recorded.times == 0
 
 
-def test_when_it_is_captured(recorded):
+def test_when_it_is_captured(recorded, monkeypatch):
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     model = make("gpt2")
     assert graphs.capture_for(model, cuda) is graphs.capture
     assert graphs.capture_for(model, cpu) is None
     assert graphs.capture_for(make("mixtral"), cuda) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+        assert graphs.capture_for(model, cuda) is None
     model.transformer.drop.train()
     assert graphs.capture_for(model, cuda) is None
 
@@ -304,6 +307,8 @@ def test_it_compiles_whole_and_once(name):
         ({"prompt_lookup_num_tokens": 3}, "which a static cache cannot"),
         ({"assistant_model": make("gpt2")}, "which a static cache cannot"),
         ({"max_cache_len": 11}, "of 11 tokens is too small for 6 that were read and 12 to come"),
+        ({"max_cache_len": 30, "past_key_values": StaticCache(31)}, "pass one of them"),
+        ({"compile_config": {"mode": "reduce-overhead"}}, "makes CUDA graphs of its own"),
         ({"cache_implementation": "sliding"}, "cache_implementation='sliding' is not implemented"),
         ({"cache_implementation": None, "max_cache_len": 30}, "max_cache_len takes cache_implementation='static'"),
         ({"cache_implementation": None, "compile_config": {}}, "compile_config takes cache_implementation='static'"),
