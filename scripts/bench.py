@@ -172,7 +172,8 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
                 maker.ask()
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         workers = {side: stack.enter_context(Worker(task, case, row, args, folder)) for side, task in SIDES.items()}
-        floors = {side: worker.ask().get("floor") for side, worker in workers.items()}  # when it is ready
+        for worker in workers.values():
+            worker.ask()  # that it is ready
         first = {side: worker.ask(save=str(folder / side)) for side, worker in workers.items()}
         check_same_work(*(folder / side for side in SIDES))
         runs, peak = take_turns(workers, args.rounds)
@@ -180,7 +181,8 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     ratios = [ours / reference for ours, reference in zip(seconds["ours"], seconds["reference"], strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     added, private = ({side: first[side][what] for side in SIDES} for what in ("added", "private"))
-    floor = None if None in floors.values() else statistics.mean(floors.values())
+    floors = [first[side]["floor"] for side in SIDES]
+    floor = None if None in floors else statistics.mean(floors)
     reached = None if floor is None else {side: floor / statistics.median(times) for side, times in seconds.items()}
     growth = added["ours"] / size if size and added["ours"] is not None else None
     return {

@@ -150,7 +150,7 @@ def serve(task: str, case: str, row: str, quick: bool, folder: str) -> None:
             row.checkpoint().save_pretrained(folder)
             return tell()
         job = row.prepare(task, Path(folder))
-        tell(floor=job.floor)
+        tell()
         request = json.loads(sys.stdin.readline())
         before = memory(job)
         reset_peak()
@@ -162,7 +162,7 @@ def serve(task: str, case: str, row: str, quick: bool, folder: str) -> None:
             with open(request["save"], "wb") as file:
                 np.save(file, shown.numpy())
         added, private = (difference(after[x], before[y]) for x, y in (("peak", "resident"), ("private", "private")))
-        tell(added=added, private=private)
+        tell(added=added, private=private, floor=job.floor and job.floor())
         for request in map(json.loads, sys.stdin):
             seconds = timed(job, request["runs"])
             tell(seconds=seconds, peak=max(before["peak"], memory(job)["peak"]))

@@ -80,7 +80,7 @@ def write(library: str, folder: Path, kind: str, shape: dict[str, Any], tokens: 
         )
         return written.cpu()  # which waits for the device
 
-    return Job(run, show=lambda ids: torch.tensor(ids.shape), floor=bytes_read(model) / bandwidth(device))
+    return Job(run, show=lambda ids: torch.tensor(ids.shape), floor=lambda: bytes_read(model) / bandwidth(device))
 
 
 def made(lib: Any, kind: str, shape: dict[str, Any], device: str) -> Any:

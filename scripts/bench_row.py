@@ -22,8 +22,8 @@ class Job:
     """A part of the work whose time is taken off: the reading of the prompt, where a token's time is asked for."""
     in_child: bool = False
     """The work happens in a process of its own, whose memory is the one to report."""
-    floor: float | None = None
-    """Seconds that one unit takes at least, as the machine's memory allows."""
+    floor: Callable[[], float] | None = None
+    """Measures the seconds that one unit takes at least, as the machine's memory allows; while nobody else works."""
 
 
 @dataclass(frozen=True)

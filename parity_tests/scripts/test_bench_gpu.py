@@ -47,7 +47,7 @@ def test_it_writes_all_tokens_in_bfloat16(library, kind, monkeypatch):
     model = bench_gpu.made(library, kind, bench_gpu.TINY[kind], "cpu")
     assert {x.dtype for x in model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
-    assert job.floor == bench_gpu.bytes_read(model) / 1e6
+    assert job.floor() == bench_gpu.bytes_read(model) / 1e6
 
 
 def test_the_bandwidth_is_a_speed_that_memory_has():
