@@ -210,6 +210,7 @@ _HOMES = {
     "minihf.data.masking": ["DataCollatorForLanguageModeling", "DataCollatorForWholeWordMask"],
     "minihf.inspection.trace": ["trace_generation"],
     "minihf.nn.cache": ["Cache"],
+    "minihf.nn.static_cache": ["StaticCache"],
     "minihf.training.adamw": ["AdamW"],
     "minihf.training.arguments": [
         "IntervalStrategy",

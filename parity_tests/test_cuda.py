@@ -8,6 +8,8 @@ from minihf.inspection.batches import cast, make_batch
 from minihf.inspection.families import ENCODERS, FAMILIES
 from minihf.inspection.half import half_precision_errors
 from minihf.inspection.pairs import assert_parity, heads_of, make_pair
+from minihf.nn.static_cache import StaticCache
+from parity_tests.fast.test_graphs import make, prompts, written
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")
 HEADS = [(model_type, name) for model_type in FAMILIES for name in heads_of(model_type)]
@@ -59,6 +61,39 @@ def test_greedy_generation_on_the_gpu_equals_the_cpu():
     ids = make_batch(ours, "Model", "full")["input_ids"]
     cpu = ours.generate(ids, max_new_tokens=9)
     assert torch.equal(cpu, ours.cuda().generate(ids.cuda(), max_new_tokens=9).cpu())
+
+
+@pytest.mark.parametrize("compile_config", [None, {}], ids=["as it is", "compiled"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral"])
+def test_a_captured_step_equals_the_plain_loop(name, compile_config):
+    """And the graph is used again, by texts of other lengths, with other padding, drawn or not."""
+    model, cache = make(name).cuda(), StaticCache(40)
+    for i, more in enumerate([{}, {"do_sample": True}, {"repetition_penalty": 1.5}, {"eos_token_id": [*range(9)]}]):
+        given = {k: x.cuda() for k, x in prompts(tokens=6 + i, padded=i != 1, seed=i).items()} | more
+        plain = written(model, **given)
+        assert torch.equal(written(model, **given, past_key_values=cache, compile_config=compile_config), plain)
+        if i == 0:
+            step = cache.step[1]
+            assert "replay" in step.run.__qualname__
+        assert cache.step[1] is step
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    given = {k: x.cuda() for k, x in prompts().items()}
+    assert torch.equal(written(model, **given, past_key_values=cache), written(model, **given))
+    assert torch.equal(
+        written(model, **given, cache_implementation="static"),
+        written(model, **given, cache_implementation="static", disable_compile=True),
+    )
+
+
+def test_a_captured_step_in_bfloat16_writes_finite_logits_near_the_plain_ones():
+    model = make("llama").cuda().bfloat16()
+    given = {k: x.cuda() for k, x in prompts().items()}
+    ask = {"max_new_tokens": 5, "output_logits": True, "return_dict_in_generate": True}
+    plain = written(model, **given, **ask)
+    graph = written(model, **given, **ask, cache_implementation="static")
+    for a, b in zip(graph.logits[:2], plain.logits[:2], strict=True):  # of tokens that follow the same ones
+        torch.testing.assert_close(a, b, rtol=0, atol=0.1 * plain.logits[0].std().item())
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)

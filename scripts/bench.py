@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_cases
+import bench_gpu
 import numpy as np
 from bench_cases import Row, cases
 
@@ -48,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if find_spec("transformers") is None:
         return refuse('it compares with transformers; install it with: pip install "minihf[parity]"')
+    if not args.quick and any(case == "gpu" for case, _ in chosen) and not bench_gpu.has_gpu():
+        if "gpu" in args.cases:
+            return refuse("the case gpu needs a CUDA GPU, and PyTorch finds none here")
+        chosen = [(case, row) for case, row in chosen if case != "gpu"]
+        print("gpu: needs a CUDA GPU, and PyTorch finds none here", file=sys.stderr)
 
     report = {"environment": environment(args), "rows": []}
     if not args.json:
@@ -177,6 +183,9 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     seconds = {side: [time / row.units for time in times] for side, times in runs.items()}
     ratio = over(seconds, "reference")
     added, private = ({side: first[side][what] for side in sides} for what in ("added", "private"))
+    floors = [first[side]["floor"] for side in SIDES]
+    floor = None if None in floors else statistics.mean(floors)
+    reached = None if floor is None else {side: floor / statistics.median(times) for side, times in seconds.items()}
     growth = added["ours"] / size if size and added["ours"] is not None else None
     return {
         "case": case,
@@ -188,6 +197,9 @@ def measure(case: str, row: Row, args: argparse.Namespace) -> dict[str, Any]:
         "unit": row.unit,
         "seconds": {side: statistics.median(times) for side, times in seconds.items()},
         "rounds": seconds,
+        "reached": reached,
+        "floor_goal": row.floor_goal,
+        "floor_met": None if None in (row.floor_goal, reached) else reached["ours"] >= row.floor_goal,
         "peak": peak,
         "added": added,
         "private": private,
@@ -275,6 +287,10 @@ def described(row: dict[str, Any]) -> str:
         name, peer = row["peer"]["name"], row["peer"]["ratio"]
         line = f"{'':{WIDTH}} {peer['median']:5.2f}  {peer['low']:.2f} to {peer['high']:.2f}  of {name}'s"
         columns.append(f"\n{line:{WIDTH + 33}}{duration(times['peer']):>18}")
+    if row["reached"] is not None:
+        speed = ", ".join(f"{side} {1 / times[side]:.4g} ({row['reached'][side]:.2f})" for side in SIDES)
+        goal = "" if row["floor_met"] is None else f"; goal {row['floor_goal']} {verdict(row['floor_met'])}"
+        columns += [f"\n{'':{WIDTH}} {row['unit']}s a second (of what reading the weights allows): {speed}{goal}"]
     if row["memory_met"] is None:
         return "".join(columns)
     parts = ", ".join(f"{side} {added[side] / file:.2f} ({private[side] / file:.2f})" for side in SIDES)

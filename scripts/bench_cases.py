@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import bench_gpu
 import bench_losses
 import bench_train
 import numpy as np
@@ -63,6 +64,7 @@ def cases(quick: bool = False) -> dict[str, list[Row]]:
         "generate": writing(quick),
         "pipelines": answering(quick),
         "train": bench_losses.rows(quick) + bench_train.rows(quick),
+        "gpu": bench_gpu.rows(quick),
     }
 
 
@@ -160,7 +162,7 @@ def serve(task: str, case: str, row: str, quick: bool, folder: str) -> None:
             with open(request["save"], "wb") as file:
                 np.save(file, shown.numpy())
         added, private = (difference(after[x], before[y]) for x, y in (("peak", "resident"), ("private", "private")))
-        tell(added=added, private=private)
+        tell(added=added, private=private, floor=job.floor and job.floor())
         for request in map(json.loads, sys.stdin):
             seconds = timed(job, request["runs"])
             tell(seconds=seconds, peak=max(before["peak"], memory(job)["peak"]))

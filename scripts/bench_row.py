@@ -22,6 +22,8 @@ class Job:
     """A part of the work whose time is taken off: the reading of the prompt, where a token's time is asked for."""
     in_child: bool = False
     """The work happens in a process of its own, whose memory is the one to report."""
+    floor: Callable[[], float] | None = None
+    """Measures the seconds that one unit takes at least, as the machine's memory allows; while nobody else works."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Row:
     """The ratio of times to reach."""
     peer: str | None = None
     """A third library that does the work, timed beside where it is installed."""
+    floor_goal: float | None = None
+    """Which part of the time, at least, is to be what the memory allows."""
     memory_goal: float | None = None
     """How much memory minihf's first run may add, as a multiple of the checkpoint's file."""
 

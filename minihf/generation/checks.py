@@ -19,12 +19,8 @@ NEUTRAL: dict[str, tuple] = {
     "target_lookbehind": (10,),
     "assistant_ensemble_weight": (),
     "speculation_type": (),
-    "cache_implementation": ("dynamic",),
     "cache_config": (),
-    "max_cache_len": (),
     "return_legacy_cache": (False,),
-    "compile_config": (),
-    "disable_compile": (False, True),
     "prefill_chunk_size": (),
     "continuous_batching_config": (),
 }
@@ -44,6 +40,7 @@ AT_LEAST = {
     "num_assistant_tokens": 1,
     "prompt_lookup_num_tokens": 1,
     "max_matching_ngram_size": 1,
+    "max_cache_len": 1,
     "assistant_confidence_threshold": 0,
 }
 SCHEDULES = ("constant", "heuristic", "heuristic_transient")
@@ -154,6 +151,22 @@ def check_together(config: Any) -> None:
         refuse(copies > 1, f"{name} guesses for one text: set num_return_sequences=1")
         refuse(bool(config.penalty_alpha), f"{name} guesses for greedy and sampled texts: set penalty_alpha=None")
         refuse(config.use_cache is False, f"{name} checks its guesses with a cache: leave use_cache out")
+
+    if config.cache_implementation == "static":
+        name = "cache_implementation='static'"
+        recorded = config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states)
+        refuse(config.use_cache is False, f"{name} is a cache: leave use_cache out")
+        refuse(beams > 1, f"{name} is for single texts, and beams have a cache of their own: set num_beams=1")
+        refuse(bool(config.penalty_alpha), f"{name} cannot take back a candidate: set penalty_alpha=None")
+        mode = (config.compile_config or {}).get("mode")
+        own = f"compile_config={config.compile_config} makes CUDA graphs of its own, beside that of {name}: try "
+        refuse(mode in ("reduce-overhead", "max-autotune"), own + "{} or {'mode': 'max-autotune-no-cudagraphs'}")
+        refuse(bool(recorded), f"{name} gives no hidden states and no attentions: leave it out to see them")
+    else:
+        known = config.cache_implementation in (None, "dynamic")
+        refuse(not known, f"cache_implementation={config.cache_implementation!r} is not implemented: 'static' is")
+        for name in ("max_cache_len", "compile_config"):
+            refuse(getattr(config, name) is not None, f"{name} takes cache_implementation='static'")
 
     decay = config.exponential_decay_length_penalty
     refuse(decay is not None and not config.end_tokens, "exponential_decay_length_penalty takes an eos_token_id")

@@ -84,6 +84,16 @@ class GenerationConfig(PushToHubMixin):
     """How many continuations of each prompt: draws, or the best beams. Default 1."""
     use_cache: bool | None = None
     """Keep keys and values of past tokens, rather than compute them anew for every new one. Default True."""
+    cache_implementation: str | None = None
+    """"static": keep them in memory that does not move, so that on CUDA a token is one graph of kernels rather than a
+    thousand calls (`minihf.fast.graphs`); greedy or sampled. "dynamic", the default: in memory that grows."""
+    max_cache_len: int | None = None
+    """How many tokens a static cache holds; by default as many as the texts need. To write many texts with one graph,
+    make a `StaticCache` and pass it as `past_key_values` each time."""
+    compile_config: dict | None = None
+    """Arguments of `torch.compile` for what a static cache's graph holds: {} for its defaults. None: not compiled."""
+    disable_compile: bool | None = None
+    """With a static cache, neither compile nor capture. Default False."""
 
     # What is done to the logits, in this order.
     guidance_scale: float | None = None
@@ -253,6 +263,7 @@ class GenerationConfig(PushToHubMixin):
         said = self.said()
         if "constraints" in said:
             raise ValueError("constraints are objects, which no file holds: save force_words_ids, or set them to None")
+        said.pop("compile_config", None)  # of one machine; nor does the reference write it, or read it
         if isinstance(self.sequence_bias, dict):  # JSON knows no keys but strings
             said["sequence_bias"] = [[list(ids), bias] for ids, bias in self.sequence_bias.items()]
         Path(save_directory).mkdir(parents=True, exist_ok=True)

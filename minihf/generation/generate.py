@@ -109,8 +109,8 @@ def finished(task: Task, sequences: Tensor, best: list[Hypothesis] | None = None
     if task.record is None:
         return sequences
     more: dict[str, Any] = {"sequences": sequences}
-    if task.reader.cache is not None:
-        more["past_key_values"] = task.reader.unrolled()
+    if (cache := task.reader.unrolled()) is not None:
+        more["past_key_values"] = cache
     if best is not None:
         more["beam_indices"] = together([h.rows for h in best], -1)
         if task.config.output_scores:

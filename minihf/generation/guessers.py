@@ -147,6 +147,7 @@ def check_guessing(assistant: nn.Module | None, config: GenerationConfig, prompt
         ((config.num_beams or 1) > 1, "not for beams: set num_beams=1"),
         (bool(config.penalty_alpha), "not for contrastive search: set penalty_alpha=None"),
         (config.use_cache is False, "and checks its guesses with a cache: leave use_cache out"),
+        (config.cache_implementation == "static", "and takes some back, which a static cache cannot: leave that out"),
     ):
         if wrong:
             raise ValueError(f"{name} guesses for greedy and sampled texts, {remedy}")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from minihf.generation.outputs import Record
 from minihf.generation.processors import Processor, processors_for
 from minihf.generation.prompts import Prompts, prompts_of_both, prompts_of_decoder
 from minihf.generation.reader import Reader
+from minihf.generation.static import StaticReader
 from minihf.generation.stopping import StopRule, stop_for
 from minihf.nn.cache import Cache
+from minihf.nn.static_cache import StaticCache
 
 DEFAULT_NEW_TOKENS = 20
 FLAGS = ("output_scores", "output_logits", "output_hidden_states", "output_attentions")
@@ -82,7 +85,8 @@ def prepare(
             taken for padding; else nothing is.
         token_type_ids: (B, T), for models that have them.
         inputs_embeds: prompts as embeddings (B, T, C), instead of ids.
-        past_key_values: what the model has read of these prompts before; `input_ids` are all ids, read or not.
+        past_key_values: what the model has read of these prompts before; `input_ids` are all ids, read or not. Or a
+            `StaticCache`, whose memory and CUDA graph are used (again), whatever it held.
         encoder_outputs: what the encoder gave before, so that it is not run.
         decoder_input_ids, decoder_attention_mask: what the decoder begins with, (B, T).
         negative_prompt_ids, negative_prompt_attention_mask: for `guidance_scale`: away from what follows these.
@@ -95,6 +99,16 @@ def prepare(
     if generation_config is not None and not isinstance(generation_config, GenerationConfig):
         raise TypeError(f"generation_config takes a GenerationConfig, not a {type(generation_config).__name__}")
     config = settle(model.generation_config, generation_config, settings)
+    if isinstance(past_key_values, StaticCache):
+        static, past_key_values, config.cache_implementation = past_key_values, None, "static"
+        if config.max_cache_len not in (None, static.tokens):
+            raise ValueError(
+                f"max_cache_len={config.max_cache_len}, and a StaticCache of {static.tokens} came: pass one of them"
+            )
+    elif config.cache_implementation == "static":
+        static = StaticCache(config.max_cache_len)
+    else:
+        static = None
     config.check_other()
     if inputs is not None and input_ids is not None:
         raise ValueError("generate got its prompts twice, as inputs and as input_ids: pass one of them")
@@ -146,7 +160,11 @@ def prepare(
         device=device,
     )
     recorded = [name for name in asked if name in ("output_hidden_states", "output_attentions")]
-    reader = Reader(
+    kind = Reader
+    if static is not None:
+        how = {"compile_config": config.compile_config, "captured": not config.disable_compile}
+        kind = partial(StaticReader, static=static, **how)
+    reader = kind(
         model,
         prompts.mask,
         use_cache=config.use_cache is not False,

@@ -46,6 +46,7 @@ class Model(PushToHubMixin, nn.Module):
         can_generate: it is a causal language model, or has one as its decoder.
         position_limit: how many tokens it can read, where that is limited (learned positions); else None.
         first_position: of `position_ids`, the first token's.
+        capturable: reading a token asks nothing of the host, so that a CUDA graph can hold it (`minihf.fast.graphs`).
 
     A model inside one with a head (`model.bert`) records and answers in tuples only when a call asks for it, not when
     the config does.
@@ -66,6 +67,7 @@ class Model(PushToHubMixin, nn.Module):
     main_input_name: ClassVar[str] = "input_ids"
     position_limit: int | None = None
     first_position: int = 0
+    capturable: ClassVar[bool] = True
 
     def __init__(self, config: Config):
         super().__init__()

@@ -224,6 +224,7 @@ class MixtralPreTrainedModel(Model):
     base_model_prefix = "model"
     heads = ("lm_head", "score", "qa_outputs")
     input_embeddings = "embed_tokens"
+    capturable = False  # how many tokens go to each expert is read on the host
     recorded: ClassVar = {"hidden_states": "layers.*", "attentions": "layers.*.self_attn"}
 
     def init_weights(self, module: nn.Module) -> None:

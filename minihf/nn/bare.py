@@ -66,7 +66,12 @@ def bare(
 
 def is_opaque(module: nn.Module) -> bool:
     ours = type(module).__module__.startswith("minihf.") or type(module) in TRANSPARENT
-    return not ours or "forward" in vars(module) or any(vars(module)[name] for name in HOOKS) or _has_any_global_hook()
+    return not ours or is_heard(module)
+
+
+def is_heard(module: nn.Module) -> bool:
+    """Somebody hears of its calls, or changes what goes in or out."""
+    return "forward" in vars(module) or any(vars(module)[name] for name in HOOKS) or _has_any_global_hook()
 
 
 def nothing_dropped(x):

@@ -25,7 +25,7 @@ EVERY = {
     "output_hidden_states": True, "output_attentions": True, "bos_token_id": 4, "eos_token_id": [5, 6],
     "pad_token_id": 0, "decoder_start_token_id": [2, 3], "num_assistant_tokens": 6,
     "num_assistant_tokens_schedule": "heuristic", "assistant_confidence_threshold": 0.3, "prompt_lookup_num_tokens": 4,
-    "max_matching_ngram_size": 3,
+    "max_matching_ngram_size": 3, "cache_implementation": "static", "max_cache_len": 40, "disable_compile": True,
 }
 OTHER = {
     "max_new_tokens": 7, "max_length": 30, "do_sample": True, "temperature": 0.5, "top_k": 9, "top_p": 0.75,
@@ -68,7 +68,7 @@ def test_every_setting_of_the_reference_is_known_to_one_side():
 
 
 def test_files_go_both_ways(tmp_path):
-    assert {*EVERY, "constraints"} == set(GenerationConfig().to_dict())
+    assert {*EVERY, "constraints", "compile_config"} == set(GenerationConfig().to_dict())
     GenerationConfig(**EVERY).save_pretrained(tmp_path)
     read = transformers.GenerationConfig.from_pretrained(tmp_path)
     assert {name: getattr(read, name) for name in EVERY} == EVERY

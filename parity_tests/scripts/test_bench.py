@@ -35,6 +35,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("generate", "Llama, 2 layers, 32 wide, 8 texts"),
         ("train", "AdamW, GPT-2 small's parameters; torch's default"),
         ("pipelines", "text-classification, 8 sentences, the best batch size"),
+        ("gpu", "Llama of 7B, 1 text, bfloat16, graph"),
     ],
 )
 def test_the_report_of_a_row_has_every_figure(case, row):
@@ -61,7 +62,7 @@ def test_the_report_of_a_row_has_every_figure(case, row):
         ratios = [ours / peer for ours, peer in zip(rounds["ours"], rounds["peer"], strict=True)]
         assert figures["peer"]["name"] == "ctranslate2"
         assert figures["peer"]["ratio"]["median"] == pytest.approx(np.median(ratios))
-    assert (figures["file"] is None) == (case in ("import", "train"))
+    assert (figures["file"] is None) == (case in ("import", "train", "gpu"))
     assert figures["met"] == (None if figures["goal"] is None else figures["ratio"]["median"] <= figures["goal"])
 
 
@@ -77,7 +78,7 @@ def test_the_table_has_a_line_for_a_row():
 def test_the_list_names_every_case(capsys):
     assert bench.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    cases = {"import", "load", "encode", "generate", "pipelines", "train"}
+    cases = {"import", "load", "encode", "generate", "pipelines", "train", "gpu"}
     assert {line.split()[0] for line in listed.splitlines()} == cases
 
 
