@@ -313,7 +313,7 @@ def test_it_compiles_whole_and_once(name):
         ({"cache_implementation": None, "max_cache_len": 30}, "max_cache_len takes cache_implementation='static'"),
         ({"cache_implementation": None, "compile_config": {}}, "compile_config takes cache_implementation='static'"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
 def test_what_it_cannot_do_is_refused(settings, told):
     model = make("gpt2")

@@ -64,7 +64,7 @@ def test_the_table_tells_tokens_a_second_and_the_part_of_what_is_possible():
     row = {"case": "gpu", "name": "x", "ratio": dict.fromkeys(("median", "low", "high"), 0.5), "goal": 1.0, "met": True}
     sides = {"ours": 0.004, "reference": 0.008}
     row |= {"seconds": sides, "unit": "token", "reached": {"ours": 0.75, "reference": 0.375}, "floor_goal": 0.7}
-    row |= dict.fromkeys(("peak", "added", "private"), sides) | {"file": None, "memory_met": None}
+    row |= dict.fromkeys(("peak", "added", "private"), sides) | {"file": None, "memory_met": None, "peer": None}
     *_, last = bench.described({**row, "floor_met": True}).splitlines()
     assert "tokens a second" in last
     assert last.endswith("ours 250 (0.75), reference 125 (0.38); goal 0.7 met")
