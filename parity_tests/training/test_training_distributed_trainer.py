@@ -58,6 +58,13 @@ def test_two_processes_get_the_single_one_s_result(two, case, tmp_path):
     same(found, expected)
 
 
+def test_two_processes_get_what_the_reference_gets_in_two(two):
+    ours, theirs = two[1]["beside_the_reference"]
+    assert len(ours) == len(theirs) == 12  # eight steps, three evaluations, and the sum of it all
+    for one, other in zip(ours, theirs, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
 def test_one_writes_files_that_anybody_reads(two):
     for kind in ("usual", "sharded"):
         folder = two[2] / kind
