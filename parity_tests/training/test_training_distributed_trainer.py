@@ -24,7 +24,7 @@ def two(tmp_path_factory) -> tuple[dict, dict, Path, subprocess.CompletedProcess
     folder = tmp_path_factory.mktemp("two")
     done = subprocess.run(
         [*TWO, trainer_run.__file__, folder],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -213,7 +213,13 @@ def written(folder: Path) -> dict:
     return found
 
 
-CASES = [usual, sharded, smoothed, own_losses, streams, grouped, adapter, written]
+def configured(folder: Path) -> dict:
+    """As former releases say it, and with every setting changed that has a choice on the CPU."""
+    config = {"fsdp_config": {"fsdp_activation_checkpointing": "true"}} if d.world_size() > 1 else {}
+    return came_to(trainer(folder, gpt2(), fsdp="shard_grad_op auto_wrap", **config))
+
+
+CASES = [usual, sharded, configured, smoothed, own_losses, streams, grouped, adapter, written]
 
 
 # What only several processes have.
