@@ -22,6 +22,7 @@ try:
     from minihf import BertTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, Trainer
     from minihf.data.corpus import read_corpus
     from minihf.data.python_tasks import Row, split_task
+    from minihf.training.distributed import is_main, join, shared
     from minihf.training.results import Curves, draw, losses, model_card, print_scores
 except ModuleNotFoundError as missing:
     sys.exit(f'{missing}. What the recipes need comes with this, in the repository: pip install -e ".[train]"')
@@ -121,7 +122,8 @@ def word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = Fals
     engine.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
     frame = [(token, engine.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     engine.post_processor = processors.BertProcessing(*frame)
-    return BertTokenizer(tokenizer_object=engine._tokenizer)
+    join()  # pieces are numbered by chance: under torchrun all processes take the main one's
+    return shared(BertTokenizer(tokenizer_object=engine._tokenizer))
 
 
 def byte_pieces(texts: Iterable[str], vocab_size: int, *, frame: bool) -> PreTrainedTokenizerFast:
@@ -206,6 +208,9 @@ def finish(
     args.out.mkdir(parents=True, exist_ok=True)
     if isinstance(model, Trainer):
         model.save_model()
+    if not is_main():
+        return
+    if isinstance(model, Trainer):
         draw(losses(model.state.log_history), args.out / "curve.png", title=summary)
     else:
         model.save_pretrained(args.out)

@@ -22,7 +22,8 @@ def evaluation_loop(
 ) -> EvalLoopOutput:
     """Losses are averaged over examples, the last, smaller batch's too.
 
-    Of several processes each predicts its own batches, and then has those of all, in the data's order.
+    Of several processes each predicts its own batches, and then has those of all, in the data's order: the result is
+    that of a single one with as large batches.
     """
     args, model = trainer.args, trainer.model
     if not trainer.is_in_train and (args.fp16_full_eval or args.bf16_full_eval):

@@ -24,7 +24,7 @@ def two(tmp_path_factory) -> tuple[dict, dict, Path, subprocess.CompletedProcess
     folder = tmp_path_factory.mktemp("two")
     done = subprocess.run(
         [*TWO, trainer_run.__file__, folder],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -56,6 +56,13 @@ def test_two_processes_get_the_single_one_s_result(two, case, tmp_path):
     found = two[0][case.__name__]
     expected = case(tmp_path)
     same(found, expected)
+
+
+def test_two_processes_get_what_the_reference_gets_in_two(two):
+    ours, theirs = two[1]["beside_the_reference"]
+    assert len(ours) == len(theirs) == 12  # eight steps, three evaluations, and the sum of it all
+    for one, other in zip(ours, theirs, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_one_writes_files_that_anybody_reads(two):

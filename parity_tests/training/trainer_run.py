@@ -213,7 +213,13 @@ def written(folder: Path) -> dict:
     return found
 
 
-CASES = [usual, sharded, smoothed, own_losses, streams, grouped, adapter, written]
+def configured(folder: Path) -> dict:
+    """As former releases say it, and with every setting changed that has a choice on the CPU."""
+    config = {"fsdp_config": {"fsdp_activation_checkpointing": "true"}} if d.world_size() > 1 else {}
+    return came_to(trainer(folder, gpt2(), fsdp="shard_grad_op auto_wrap", **config))
+
+
+CASES = [usual, sharded, configured, smoothed, own_losses, streams, grouped, adapter, written]
 
 
 # What only several processes have.
@@ -344,6 +350,28 @@ def told(folder: Path) -> list:
     return d.everyone((facts, where, there, str(args.device), args.train_batch_size))
 
 
+def beside_the_reference(folder: Path) -> list:
+    """The logs of both, of data that end within a round."""
+    import transformers
+
+    ours = gpt2().float()
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**ours.config.to_dict()))
+    theirs.load_state_dict(ours.state_dict())
+    settings = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+    settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2.5}
+    settings |= {"per_device_eval_batch_size": 2, "eval_strategy": "epoch", "learning_rate": 0.01, "warmup_ratio": 0.2}
+    settings |= {"include_num_input_tokens_seen": True}
+    # Where labels are left out, the reference's loss of an evaluation depends on the number of processes.
+    data = {"train_dataset": TEXTS[:19], "eval_dataset": [{"input_ids": ids, "labels": ids} for ids in IDS[:8]]}
+    mine = Trainer(ours, TrainingArguments(str(folder), **settings), **data)
+    settings["warmup_steps"] = settings.pop("warmup_ratio")
+    other = transformers.Trainer(theirs, transformers.TrainingArguments(str(folder), **settings), **data)
+    other._loss_shifts_labels = True  # it counts labels that nothing predicts: see test_training_trainer_parity.py
+    for each in (mine, other):
+        each.train()
+    return [log(mine), log(other)]
+
+
 class Broken(Trainer):
     def training_step(self, *args, **kwargs):
         if d.rank() == 1 and self.state.global_step == 1:
@@ -351,7 +379,7 @@ class Broken(Trainer):
         return super().training_step(*args, **kwargs)
 
 
-MORE = [resumed, stopped_early, terminated, asked_alone, refused, told]
+MORE = [resumed, stopped_early, terminated, asked_alone, refused, told, beside_the_reference]
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(240, exit=True)  # were they to wait for each other, it would say where
