@@ -33,6 +33,8 @@ NAMED = {
     "distilbert-base-uncased-finetuned-sst-2-english": "classes-distilbert",
     "bert-base-cased": "states",
     "bert-base-uncased": "states",
+    "distilbert-base-uncased": "masks-distilbert",
+    "sentence-transformers/all-MiniLM-L6-v2": "states",
     "huggingface-course/bert-finetuned-ner": "ner",
     "huggingface-course/distilbert-base-uncased-finetuned-imdb": "masks-distilbert",
     "huggingface-course/marian-finetuned-kde4-en-to-fr": "marian",
