@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, code_questions, unique=("question", "context"))
+    if not {"text", "answer_start"} <= set(data["train"][0]["answers"]):
+        raise SystemExit('answers are such as {"text": ["1"], "answer_start": [7]}: in a .json file, or a data set')
 
     if args.model:
         tokenizer = AutoTokenizer.from_pretrained(args.model)

@@ -5,6 +5,7 @@
     code_questions       what does this function return, or raise?        a span of the context, as SQuAD
     signatures           docstring to signature                           two texts, as a translation
     first_sentences      a docstring to its first sentence                a document and its summary
+    names_in_words       a docstring to its function's name               a document and its title
 
 Each maker is a pure function: the texts of source files in, rows out, in the order of the files. What is right is asked
 of Python's own parser (`ast`), not guessed. Functions are written out anew by `ast.unparse`, which leaves comments out
@@ -282,11 +283,12 @@ def asked(function: AnyFunction) -> Iterator[tuple[str, ast.expr]]:
             yield f"What is {argument.arg} by default?", default
 
 
-# Docstring to signature, and to its first sentence
+# Docstring to signature, to its first sentence, to its function's name
 
 
 def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
-    """A row for each documented function: `docstring`, with the function's name before it, and `signature`.
+    """A row for each documented function that has a parameter other than `self` or `cls`: `docstring`, with the
+    function's name before it, and `signature`.
 
         {"docstring": "seek: Change stream position.", "signature": "(self, offset, whence=0)"}
 
@@ -298,6 +300,7 @@ def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
         {"docstring": f"{function.name}: {function.docstring}", "signature": function.signature}
         for function in found
         if len(function.signature) <= max_characters
+        and re.fullmatch(r"\((self|cls|/|, )*\)", function.signature) is None
     ]
 
 
@@ -314,3 +317,17 @@ def first_sentences(texts: list[str], *, max_characters: int = 120) -> list[Row]
         for function in found
         if len(function.summary) <= max_characters
     ]
+
+
+def names_in_words(texts: list[str]) -> list[Row]:
+    """A row for each documented function: `document` is the docstring and `summary` the function's name, in words, all
+    in lower case.
+
+        {"document": "return the type of the content, or none.", "summary": "get content type"}
+    """
+    rows = []
+    for function in (function for text in texts for function in functions(text) if function.docstring):
+        parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", function.name)
+        if parts:
+            rows.append({"document": function.docstring.lower(), "summary": " ".join(parts).lower()})
+    return rows

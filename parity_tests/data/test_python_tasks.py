@@ -12,6 +12,7 @@ from minihf.data.python_tasks import (
     first_sentences,
     functions,
     name_roles,
+    names_in_words,
     sentences,
     signatures,
     split_task,
@@ -172,18 +173,22 @@ def test_signatures_and_summaries():
             "docstring": "push: Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError.",
             "signature": "(self, item, *, front=False)",
         },
-        {"docstring": "each: Go through all.", "signature": "(self)"},
-    ]
+    ]  # of `each` there is nothing to say
     (summary,) = first_sentences([SOURCE])  # nothing follows that of `each`
     assert summary == {
         "document": "Nothing is returned. Raises OverflowError. push(self, item, *, front=False)",
         "summary": "Put an item on top, e.g. a number.",
     }
-    assert len(signatures([SOURCE], max_characters=10)) == 1
+    assert [row["summary"] for row in names_in_words([SOURCE])] == ["push", "each"]
+    code = "def parseHTTPHeader2(a):\n    'Of\\n HTTP.'\ndef _(b):\n    'Nothing'"
+    assert names_in_words([code]) == [{"document": "of http.", "summary": "parse http header 2"}]
+    assert signatures([SOURCE], max_characters=10) == []
     assert first_sentences([SOURCE], max_characters=20) == []
 
 
-@pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences])
+@pytest.mark.parametrize(
+    "maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences, names_in_words]
+)
 def test_this_pythons_own_files(texts, maker):
     rows = maker(texts)
     assert len(rows) > 80
@@ -207,9 +212,9 @@ def test_names_are_found_and_nothing_else(texts):
 
 
 def test_the_held_out_files_have_nothing_that_was_learnt(texts):
-    copied = [*texts[:9], texts[0] + "\ndef quite_new():\n    '''Not seen before.'''\n"]
+    copied = [*texts[:9], texts[0] + "\ndef quite_new(a):\n    '''Not seen before.'''\n"]
     train, test = split_task(signatures, copied, unique=("docstring", "signature"))
     assert train == signatures(copied[:9])
-    assert test == [{"docstring": "quite_new: Not seen before.", "signature": "()"}]
+    assert test == [{"docstring": "quite_new: Not seen before.", "signature": "(a)"}]
     with pytest.raises(ValueError, match="leaves one side without any"):
         split_task(signatures, texts[:5], unique=("signature",))
