@@ -1,8 +1,8 @@
 """A text to its title or summary: T5.
 
-By default: from a docstring to its function's name, in words ("extreme summarization", arXiv 1602.03001). From a few
-thousand texts a new model learns no whole sentences: one that wrote a docstring's first sentence from the rest was
-worse than the first words of the rest.
+By default: from a function's code to an outline of it, such as "a method with one argument: loops, may raise KeyError,
+returns a value". From a few thousand texts a new model learns to say what is in them, and not to write freely: one that
+wrote a docstring's first sentence from the rest was worse than the first words of the rest.
 
     python train/summarize.py
     python train/summarize.py --dataset xsum --columns document summary --model t5-small --learning-rate 3e-4
@@ -18,18 +18,18 @@ from rouge_score.rouge_scorer import RougeScorer
 from seq2seq import learn_to_write
 
 from minihf import set_seed
-from minihf.data.python_tasks import names_in_words
+from minihf.data.python_tasks import outlines
 
 COLUMNS = ["document", "summary"]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
-        __doc__, columns=COLUMNS, out="runs/summarize", layers=2, width=96, vocab_size=4000, max_length=40,
-        epochs=4, batch_size=32, learning_rate=3e-3, max_test=500,
+        __doc__, columns=COLUMNS, out="runs/summarize", layers=2, width=96, vocab_size=1500, max_length=96,
+        source_bytes=5_000_000, epochs=4, batch_size=32, learning_rate=3e-3, max_test=300,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
-    data = load(args, COLUMNS, names_in_words, unique=("document",))
+    data = load(args, COLUMNS, outlines, unique=("document",))
     trainer, written = learn_to_write(args, data, *COLUMNS)
 
     source, right = (list(data["test"][name]) for name in COLUMNS)

@@ -1,5 +1,6 @@
 """What the offline tasks hold: right labels for a small file whose answers are written here by hand, and real files."""
 
+import ast
 from keyword import kwlist
 
 import pytest
@@ -12,7 +13,7 @@ from minihf.data.python_tasks import (
     first_sentences,
     functions,
     name_roles,
-    names_in_words,
+    outlines,
     sentences,
     signatures,
     split_task,
@@ -179,16 +180,37 @@ def test_signatures_and_summaries():
         "document": "Nothing is returned. Raises OverflowError. push(self, item, *, front=False)",
         "summary": "Put an item on top, e.g. a number.",
     }
-    assert [row["summary"] for row in names_in_words([SOURCE])] == ["push", "each"]
-    code = "def parseHTTPHeader2(a):\n    'Of\\n HTTP.'\ndef _(b):\n    'Nothing'"
-    assert names_in_words([code]) == [{"document": "of http.", "summary": "parse http header 2"}]
     assert signatures([SOURCE], max_characters=10) == []
     assert first_sentences([SOURCE], max_characters=20) == []
 
 
 @pytest.mark.parametrize(
-    "maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences, names_in_words]
+    ("code", "summary"),
+    [
+        ("def f(): pass", "a function with no arguments: returns nothing"),
+        ("def f(self, a, *b): return [c for c in a]", "a method with two arguments: loops, returns a value"),
+        ("def f(cls, /, *, a=lambda b: b): yield a", "a method with one argument: yields values"),
+        (
+            "def f(a, b, c, d, **e):\n while a: raise x.E\n return",
+            "a function with many arguments: loops, may raise x.E, returns nothing",
+        ),
+        (
+            "async def f(a):\n try: await a\n except A: raise\n except B: raise E(1)",
+            "a function with one argument: waits, handles errors, may raise E, returns nothing",
+        ),
+        (
+            "def f(a):\n if a: raise A()\n raise B\n raise A",
+            "a function with one argument: branches, may raise A and B, returns nothing",
+        ),
+    ],
 )
+def test_outlines(code, summary):
+    (row,) = outlines([code])
+    assert (row["document"], row["summary"]) == (ast.unparse(ast.parse(code)), summary)
+    assert outlines([code], max_characters=10) == []
+
+
+@pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences, outlines])
 def test_this_pythons_own_files(texts, maker):
     rows = maker(texts)
     assert len(rows) > 80
