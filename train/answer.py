@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args), train_sampling_strategy="group_by_length"),
+        TrainingArguments(**settings(args)),
         train_dataset=data["train"].map(encode, batched=True, remove_columns=data["train"].column_names),
         processing_class=tokenizer,
     )

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     encoded = data.map(encode, batched=True, remove_columns=texts)
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args), train_sampling_strategy="group_by_length"),
+        TrainingArguments(**settings(args)),
         train_dataset=encoded["train"],
         eval_dataset=encoded["test"],
         processing_class=tokenizer,

@@ -209,12 +209,12 @@ def finish(
         model.save_model()
         draw(losses(model.state.log_history), args.out / "curve.png", title=summary)
         made = f"fine-tuned from {args.model}" if args.model else "trained from scratch"
-        use = f'from minihf import pipeline\n\nask = pipeline("{task}", model="{args.out}")'
+        use = f'from minihf import pipeline\n\nask = pipeline("{task}", model="{args.out.name}")'
     else:
         model.save_pretrained(args.out)
         draw(curves, args.out / "curve.png", title=summary, xlabel="vocabulary", ylabel="characters per token")
         made = "new"
-        use = f'from minihf import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("{args.out}")'
+        use = f'from minihf import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("{args.out.name}")'
     about = f"{summary[0].upper()}{summary[1:]}, {made}, made with minihf.\n\n```python\n{use}\n```"
     source = args.dataset or args.train_file or f"the standard library of Python {platform.python_version()}"
     card = model_card(

@@ -36,7 +36,7 @@ def learn_to_write(
     options = {"predict_with_generate": True, "generation_max_length": args.max_length}
     trainer = Seq2SeqTrainer(
         model,
-        Seq2SeqTrainingArguments(**settings(args), **options, train_sampling_strategy="group_by_length"),
+        Seq2SeqTrainingArguments(**settings(args), **options),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         train_dataset=encoded["train"],
         eval_dataset=encoded["test"],
@@ -50,7 +50,7 @@ def learn_to_write(
     for row in zip(data["test"][source][:3], data["test"][target][:3], written, strict=False):
         print()
         for name, text in zip(("source", "target", "written"), row, strict=True):
-            print(f"{name:8}{text[:100]}")
+            print(f"{name:8}{' '.join(text.split())[:100]}")
     return trainer, written
 
 

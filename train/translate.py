@@ -25,7 +25,7 @@ COLUMNS = ["docstring", "signature"]
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
         __doc__, columns=COLUMNS, out="runs/translate", layers=2, width=128, vocab_size=1500, max_length=48,
-        epochs=4, batch_size=32, learning_rate=3e-3, max_test=300,
+        epochs=4, batch_size=32, learning_rate=2e-3, max_test=300,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, signatures, unique=("docstring",))
