@@ -32,6 +32,7 @@ NAMED = {
     "distilbert-base-uncased": "masks-distilbert",
     "bert-base-cased": "states",
     "bert-base-uncased": "states",
+    "sentence-transformers/all-MiniLM-L6-v2": "states",
     "huggingface-course/bert-finetuned-ner": "ner",
     "huggingface-course/distilbert-base-uncased-finetuned-imdb": "masks-distilbert",
     "huggingface-course/marian-finetuned-kde4-en-to-fr": "marian",

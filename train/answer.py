@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, code_questions, unique=("question", "context"))
+    if not {"text", "answer_start"} <= set(data["train"][0]["answers"]):
+        raise SystemExit('answers are such as {"text": ["1"], "answer_start": [7]}: in a .json file, or a data set')
 
     if args.model:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args), train_sampling_strategy="group_by_length"),
+        TrainingArguments(**settings(args)),
         train_dataset=data["train"].map(encode, batched=True, remove_columns=data["train"].column_names),
         processing_class=tokenizer,
     )

@@ -12,6 +12,7 @@ The baseline says of everything what is true of most.
 from collections import Counter
 
 from common import arguments, finish, load, settings, word_pieces
+from datasets import ClassLabel, Features
 from sklearn.metrics import accuracy_score, f1_score
 
 from minihf import (
@@ -34,9 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         epochs=2, batch_size=32, learning_rate=1e-3,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
-    data = load(args, COLUMNS, docstring_pairs, unique=("sentence1",))
-    data = data.class_encode_column("label")
-    names = data["train"].features["label"].names
+    data = load(args, COLUMNS, docstring_pairs, unique=("sentence1",), least=2)
+    data, names = with_classes(data)
     texts = [name for name in COLUMNS[1:] if name in data["train"].column_names]
 
     if args.model:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     encoded = data.map(encode, batched=True, remove_columns=texts)
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args), train_sampling_strategy="group_by_length"),
+        TrainingArguments(**settings(args)),
         train_dataset=encoded["train"],
         eval_dataset=encoded["test"],
         processing_class=tokenizer,
@@ -76,6 +76,19 @@ def main(argv: list[str] | None = None) -> None:
         for who, guess in guesses.items()
     }
     finish(args, scores, model=trainer, task="text-classification", summary="texts in classes", data=data)
+
+
+def with_classes(data):
+    """The data with labels as numbers, and what each is called."""
+    feature = data["train"].features["label"]
+    if hasattr(feature, "names"):  # numbers, as the hub's data sets have them
+        return data, feature.names
+    labels = sorted({label for part in data.values() for label in part["label"]})
+    if any(isinstance(label, float) for label in labels):
+        raise SystemExit(f"labels are classes, as whole numbers or texts; {labels[0]} came")
+    classes = ClassLabel(names=[str(label) for label in labels])
+    features = Features(data["train"].features | {"label": classes})
+    return data.map(lambda row: {"label": classes.str2int(str(row["label"]))}, features=features), classes.names
 
 
 def new_bert(args, vocab_size: int, num_labels: int) -> BertForSequenceClassification:

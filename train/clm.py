@@ -14,6 +14,7 @@ equally likely, a guess would be as hard.
 import math
 from collections import Counter
 
+import torch
 from common import arguments, byte_pieces, finish, load, settings
 
 from minihf import (
@@ -88,8 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         "this model": trainer.evaluate()["eval_loss"],
     }
     scores = {who: {"loss": loss, "perplexity": math.exp(loss)} for who, loss in losses.items()}
-    prompt = tokenizer("def __init__(self", return_tensors="pt").to(model.device)
-    written = model.eval().generate(**prompt, max_new_tokens=60, do_sample=True, temperature=0.8)
+    prompt = torch.tensor([blocks["test"][0]["input_ids"][: args.max_length // 4]], device=model.device)  # (1, T)
+    written = model.eval().generate(prompt, max_length=args.max_length, do_sample=True, temperature=0.8)
     print(tokenizer.decode(written[0]))
     finish(args, scores, model=trainer, task="text-generation", summary="a language model", data=data)
 

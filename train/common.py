@@ -17,9 +17,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 try:
     import torch
     from datasets import Dataset, DatasetDict, load_dataset
+    from datasets.exceptions import DatasetGenerationError
     from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
 
-    from minihf import BertTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, Trainer
+    from minihf import BertTokenizer, PreTrainedTokenizerFast, Trainer
     from minihf.data.corpus import read_corpus
     from minihf.data.python_tasks import Row, split_task
     from minihf.training.distributed import is_main, join, shared
@@ -75,23 +76,35 @@ def load(
     columns: list[str],
     maker: Callable[[list[str]], list[Row]],
     unique: tuple[str, ...],
+    least: int | None = None,
 ) -> DatasetDict:
-    """The data that the arguments name, or that `maker` makes: "train" and "test", with these columns."""
+    """The data that the arguments name, or that `maker` makes: "train" and "test", with these columns, of which all
+    are needed or the first `least`.
+    """
     if args.dataset and args.train_file:
         sys.exit("--dataset and --train-file are both given, and only one can be read")
-    if len(args.columns) > len(columns):
-        sys.exit(f"--columns takes at most {len(columns)} names, for {' '.join(columns)}; {len(args.columns)} came")
+    if args.test_file and not args.train_file:
+        sys.exit("--test-file is given without --train-file")
+    least = least or len(columns)
+    if not least <= len(args.columns) <= len(columns):
+        count = f"{least} to {len(columns)}" if least < len(columns) else least
+        sys.exit(f"--columns takes {count} names, for {' '.join(columns)}; {len(args.columns)} came")
     if args.dataset or args.train_file:
         parts = load_dataset(args.dataset, args.dataset_config) if args.dataset else local(args)
         if any("." in name for name in args.columns):
             parts = parts.flatten()  # translation.en is in the column translation
         train = parts["train"]
-        test = next((parts[name] for name in ("validation", "test") if name in parts), None)
-        if test is None:
-            train, test = train.train_test_split(0.1, seed=args.seed).values()
         if absent := set(args.columns) - set(train.column_names):
             sys.exit(f"the data have the columns {train.column_names}, not {sorted(absent)}: name yours by --columns")
+        test = next((parts[name] for name in ("validation", "test") if name in parts), None)
+        if test is None:
+            if len(train) < 2:
+                sys.exit(f"of {len(train)} rows none can be held out: pass more, or --test-file, too")
+            train, test = train.train_test_split(0.1, seed=args.seed).values()
         data = DatasetDict(train=train, test=test).select_columns(args.columns)
+        for part, rows in data.items():
+            if empty := {name: count for name in args.columns if (count := rows.data.column(name).null_count)}:
+                sys.exit(f"rows to {part} have no value, by column: {empty}; fill them or leave them out")
         names = dict(zip(args.columns, columns, strict=False))
         data = data.rename_columns({old: new for old, new in names.items() if old != new})
     else:
@@ -103,14 +116,29 @@ def load(
 
 
 def local(args: argparse.Namespace) -> DatasetDict:
+    """What the files hold. A text is one row: what it is cut into is the model's business."""
     files = {"train": args.train_file, "test": args.test_file}
-    files = {name: str(path) for name, path in files.items() if path is not None}
+    files = {name: path for name, path in files.items() if path is not None}
     kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".txt": "text"}
-    kind = kinds.get(args.train_file.suffix)
-    if kind is None:
-        sys.exit(f"{args.train_file} is none of {', '.join(kinds)}")
-    # A text file is read whole: what it is cut into is the model's business.
-    return load_dataset(kind, data_files=files, **({"sample_by": "document"} if kind == "text" else {}))
+    for path in files.values():
+        if path.suffix not in kinds:
+            sys.exit(f"{path} is none of {', '.join(kinds)}")
+        if not path.is_file() or not path.stat().st_size:
+            sys.exit(f"{path} is {'empty' if path.is_file() else 'no file'}")
+    if len({kinds[path.suffix] for path in files.values()}) > 1:
+        sys.exit(f"{args.train_file} and {args.test_file} are of two kinds, and must be of one")
+    kind = kinds[args.train_file.suffix]
+    try:
+        if kind != "text":
+            return load_dataset(kind, data_files={name: str(path) for name, path in files.items()})
+        texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    except (DatasetGenerationError, ValueError) as error:
+        sys.exit(f"{' or '.join(map(str, files.values()))} cannot be read as {kind}: {error.__cause__ or error}")
+    if "test" not in texts:
+        whole = texts["train"]
+        end = whole.rfind("\n", 0, len(whole) * 9 // 10) + 1 or len(whole) * 9 // 10
+        texts = {"train": whole[:end], "test": whole[end:]}
+    return DatasetDict({name: Dataset.from_dict({"text": [text]}) for name, text in texts.items()})
 
 
 # A new tokenizer
@@ -155,40 +183,13 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "warmup_steps": 0.1,  # of all steps
         "weight_decay": 0.01,
         "logging_steps": 10,
+        "logging_first_step": True,  # so that the shortest run has a curve
         "eval_strategy": "no",
         "save_strategy": "no",
         "report_to": "none",
         "seed": args.seed,
         "dataloader_pin_memory": False,
     }
-
-
-def seq2seq_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The same for `Seq2SeqTrainingArguments`, of recipes whose models are judged by what they write."""
-    return settings(args) | {
-        "train_sampling_strategy": "group_by_length",
-        "predict_with_generate": True,
-        "generation_max_length": args.max_length,
-    }
-
-
-def small_t5(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """A new T5, without dropout, as there is time for a few epochs only.
-
-    What a decoder takes from the source goes in by one matrix and out by another. Here the second is the transpose of
-    the first, so that from the first step on a word that is looked at is more likely to be written.
-    """
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=args.width, d_kv=args.width // 4, d_ff=2 * args.width, num_heads=4,
-        num_layers=args.layers, dropout_rate=0.0, feed_forward_proj="gated-gelu",
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    model = T5ForConditionalGeneration(config)
-    for block in model.decoder.block:
-        attention = block.layer[1].EncDecAttention
-        attention.o.weight.data.copy_(attention.v.weight.data.T)
-    return model
 
 
 def finish(
@@ -212,17 +213,22 @@ def finish(
         return
     if isinstance(model, Trainer):
         draw(losses(model.state.log_history), args.out / "curve.png", title=summary)
+        made = f"fine-tuned from {args.model}" if args.model else "trained from scratch"
+        use = f'from minihf import pipeline\n\nask = pipeline("{task}", model="{args.out.name}")'
     else:
         model.save_pretrained(args.out)
         draw(curves, args.out / "curve.png", title=summary, xlabel="vocabulary", ylabel="characters per token")
+        made = "new"
+        use = f'from minihf import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("{args.out.name}")'
+    about = f"{summary[0].upper()}{summary[1:]}, {made}, made with minihf.\n\n```python\n{use}\n```"
     source = args.dataset or args.train_file or f"the standard library of Python {platform.python_version()}"
     card = model_card(
         args.out.name,
-        summary,
+        about,
         scores,
         task=task,
         data=f"{source}: {len(data['train']):,} rows to train on, {len(data['test']):,} held out",
-        settings={name: value for name, value in vars(args).items() if value is not None},
+        settings={name: value for name, value in vars(args).items() if value not in (None, []) and name != "out"},
         seconds=seconds,
     )
     (args.out / "README.md").write_text(card, encoding="utf-8")
@@ -230,11 +236,3 @@ def finish(
     (args.out / "results.json").write_text(results, encoding="utf-8")
     print_scores(scores, title=summary)
     print(f"{seconds:.0f} s in all, with {torch.get_num_threads()} threads; the files are in {args.out.resolve()}")
-
-
-def show(source: list[str], target: list[str], written: list[str], rows: int = 3) -> None:
-    """The first rows of what came, what was right, and what was written."""
-    for row in zip(source[:rows], target, written, strict=False):
-        print()
-        for name, text in zip(("source", "target", "written"), row, strict=True):
-            print(f"{name:8}{text[:100]}")

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     encoded = data.map(encode, batched=True, remove_columns=COLUMNS)
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args), train_sampling_strategy="group_by_length"),
+        TrainingArguments(**settings(args)),
         data_collator=DataCollatorForTokenClassification(tokenizer),
         train_dataset=encoded["train"],
         eval_dataset=encoded["test"],
@@ -97,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def with_names(data):
     """The data with tags as texts, and all tags there are."""
+    if any(not hasattr(data["train"].features[name], "feature") for name in COLUMNS):
+        raise SystemExit("words and tags are lists, a tag for each word: in a .json file, or a data set")
     feature = data["train"].features["ner_tags"].feature
     if hasattr(feature, "names"):  # numbers, as the hub's data sets have them
         data = data.map(
@@ -115,6 +117,7 @@ def most_frequent(train, rows: list[list[str]]) -> list[list[str]]:
             counts[word][tag] += 1
     # What occurs once only tells best what a new word may be.
     rare = Counter(tag for tags in counts.values() if tags.total() == 1 for tag in tags)
+    rare = rare or sum(counts.values(), Counter())
     best = {word: tags.most_common(1)[0][0] for word, tags in counts.items()}
     return [[best.get(word, rare.most_common(1)[0][0]) for word in words] for words in rows]
 

@@ -1,6 +1,7 @@
 """One text to another, as from English to French: T5.
 
-By default: from a docstring to the signature of its function, whose name is told.
+By default: from a docstring to the signature of its function, whose name is told. Left out are functions without a
+parameter.
 
     python train/translate.py
     python train/translate.py --train-file pairs.csv --columns english french --model t5-small --learning-rate 3e-4
@@ -11,17 +12,11 @@ One baseline copies the source, one always says what is most frequent. The metri
 
 from collections import Counter
 
-from common import arguments, byte_pieces, finish, load, seq2seq_settings, show, small_t5
+from common import arguments, finish, load
 from sacrebleu.metrics import BLEU, CHRF
+from seq2seq import learn_to_write
 
-from minihf import (
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    set_seed,
-)
+from minihf import set_seed
 from minihf.data.python_tasks import signatures
 
 COLUMNS = ["docstring", "signature"]
@@ -30,41 +25,18 @@ COLUMNS = ["docstring", "signature"]
 def main(argv: list[str] | None = None) -> None:
     args = arguments(
         __doc__, columns=COLUMNS, out="runs/translate", layers=2, width=128, vocab_size=1500, max_length=48,
-        epochs=3, batch_size=32, learning_rate=3e-3, max_test=300,
+        epochs=4, batch_size=32, learning_rate=2e-3, max_test=300,
     ).parse_args(argv)  # fmt: skip
     set_seed(args.seed)
     data = load(args, COLUMNS, signatures, unique=("docstring",))
+    trainer, written = learn_to_write(args, data, *COLUMNS)
 
-    if args.model:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        model = AutoModelForSeq2SeqLM.from_pretrained(args.model)
-    else:
-        tokenizer = byte_pieces((text for name in COLUMNS for text in data["train"][name]), args.vocab_size, frame=True)
-        model = small_t5(args, tokenizer)
-
-    def encode(rows):
-        source, target = (rows[name] for name in COLUMNS)
-        return tokenizer(source, text_target=target, truncation=True, max_length=args.max_length)
-
-    encoded = data.map(encode, batched=True, remove_columns=COLUMNS)
-    trainer = Seq2SeqTrainer(
-        model,
-        Seq2SeqTrainingArguments(**seq2seq_settings(args)),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["test"],
-        processing_class=tokenizer,
-    )
-    trainer.train()
-
-    written = trainer.predict(encoded["test"]).predictions
-    written[written < 0] = tokenizer.pad_token_id
     source, right = (list(data["test"][name]) for name in COLUMNS)
     most = Counter(data["train"][COLUMNS[1]]).most_common(1)[0][0]
     guesses = {
         "baseline: a copy of the source": source,
         "baseline: the most frequent target": [most] * len(right),
-        "this model": tokenizer.batch_decode(written, skip_special_tokens=True),
+        "this model": written,
     }
     scores = {
         who: {
@@ -74,7 +46,6 @@ def main(argv: list[str] | None = None) -> None:
         }
         for who, guess in guesses.items()
     }
-    show(source, right, guesses["this model"])
     finish(args, scores, model=trainer, task="translation", summary="one text to another", data=data)
 
 

@@ -5,6 +5,7 @@
     code_questions       what does this function return, or raise?        a span of the context, as SQuAD
     signatures           docstring to signature                           two texts, as a translation
     first_sentences      a docstring to its first sentence                a document and its summary
+    outlines             code to an outline of it, in words               a document and its summary
 
 Each maker is a pure function: the texts of source files in, rows out, in the order of the files. What is right is asked
 of Python's own parser (`ast`), not guessed. Functions are written out anew by `ast.unparse`, which leaves comments out
@@ -265,7 +266,8 @@ def asked(function: AnyFunction) -> Iterator[tuple[str, ast.expr]]:
     """(question, the expression that answers it)."""
     nodes = list(ast.walk(function))
     values = [node.value for node in nodes if isinstance(node, ast.Return) and node.value]
-    raised = [node.exc for node in nodes if isinstance(node, ast.Raise) and node.exc]
+    raised = [node for node in nodes if isinstance(node, ast.Raise) and node.exc]
+    raised = [node.exc for node in sorted(raised, key=lambda node: node.lineno)]
     iterated = [node.iter for node in nodes if isinstance(node, ast.For | ast.AsyncFor)]
     for question, found in (
         (f"What does {function.name} return?", values),
@@ -286,7 +288,8 @@ def asked(function: AnyFunction) -> Iterator[tuple[str, ast.expr]]:
 
 
 def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
-    """A row for each documented function: `docstring`, with the function's name before it, and `signature`.
+    """A row for each documented function that has a parameter other than `self` or `cls`: `docstring`, with the
+    function's name before it, and `signature`.
 
         {"docstring": "seek: Change stream position.", "signature": "(self, offset, whence=0)"}
 
@@ -298,6 +301,7 @@ def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
         {"docstring": f"{function.name}: {function.docstring}", "signature": function.signature}
         for function in found
         if len(function.signature) <= max_characters
+        and re.fullmatch(r"\((self|cls|/|, )*\)", function.signature) is None
     ]
 
 
@@ -314,3 +318,46 @@ def first_sentences(texts: list[str], *, max_characters: int = 120) -> list[Row]
         for function in found
         if len(function.summary) <= max_characters
     ]
+
+
+# Code, said in words
+
+
+def outlines(texts: list[str], *, max_characters: int = 250) -> list[Row]:
+    """A row for each function: `document` is its code, and `summary` says what is in it, as an outline does.
+
+        a method with two arguments: loops, branches, may raise ValueError and KeyError, returns a value
+
+    Args:
+        max_characters: functions whose code is longer are left out.
+    """
+    found = (function.code for text in texts for function in functions(text))
+    return [{"document": code, "summary": outline(code)} for code in found if len(code) <= max_characters]
+
+
+def outline(code: str) -> str:
+    function = ast.parse(code).body[0]
+    nodes = list(ast.walk(function))
+    given = function.args
+    given = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
+    names = [argument.arg for argument in given if argument]
+    own = names[:1] in (["self"], ["cls"])
+    count = len(names) - own
+    number = ("no", "one", "two", "three", "four")[count] if count < 5 else "many"
+    raised = [node for node in nodes if isinstance(node, ast.Raise) and node.exc]
+    raised = [node.exc for node in sorted(raised, key=lambda node: node.lineno)]
+    raised = [ast.unparse(error.func if isinstance(error, ast.Call) else error) for error in raised]
+    yields = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes)
+    returns = any(isinstance(node, ast.Return) and node.value for node in nodes)
+    said = {
+        "waits": any(isinstance(node, ast.Await) for node in nodes),
+        "loops": any(isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.comprehension) for node in nodes),
+        "branches": any(isinstance(node, ast.If | ast.IfExp) for node in nodes),
+        "handles errors": any(isinstance(node, ast.ExceptHandler) for node in nodes),
+        f"may raise {' and '.join(dict.fromkeys(raised))}": bool(raised),
+        "yields values": yields,
+        "returns a value": returns,
+        "returns nothing": not yields and not returns,
+    }
+    kind = f"a {'method' if own else 'function'} with {number} argument{'' if count == 1 else 's'}"
+    return f"{kind}: {', '.join(part for part, true in said.items() if true)}"

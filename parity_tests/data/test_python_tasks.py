@@ -1,5 +1,6 @@
 """What the offline tasks hold: right labels for a small file whose answers are written here by hand, and real files."""
 
+import ast
 from keyword import kwlist
 
 import pytest
@@ -12,6 +13,7 @@ from minihf.data.python_tasks import (
     first_sentences,
     functions,
     name_roles,
+    outlines,
     sentences,
     signatures,
     split_task,
@@ -172,18 +174,43 @@ def test_signatures_and_summaries():
             "docstring": "push: Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError.",
             "signature": "(self, item, *, front=False)",
         },
-        {"docstring": "each: Go through all.", "signature": "(self)"},
-    ]
+    ]  # of `each` there is nothing to say
     (summary,) = first_sentences([SOURCE])  # nothing follows that of `each`
     assert summary == {
         "document": "Nothing is returned. Raises OverflowError. push(self, item, *, front=False)",
         "summary": "Put an item on top, e.g. a number.",
     }
-    assert len(signatures([SOURCE], max_characters=10)) == 1
+    assert signatures([SOURCE], max_characters=10) == []
     assert first_sentences([SOURCE], max_characters=20) == []
 
 
-@pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences])
+@pytest.mark.parametrize(
+    ("code", "summary"),
+    [
+        ("def f(): pass", "a function with no arguments: returns nothing"),
+        ("def f(self, a, *b): return [c for c in a]", "a method with two arguments: loops, returns a value"),
+        ("def f(cls, /, *, a=lambda b: b): yield a", "a method with one argument: yields values"),
+        (
+            "def f(a, b, c, d, **e):\n while a: raise x.E\n return",
+            "a function with many arguments: loops, may raise x.E, returns nothing",
+        ),
+        (
+            "async def f(a):\n try: await a\n except A: raise\n except B: raise E(1)",
+            "a function with one argument: waits, handles errors, may raise E, returns nothing",
+        ),
+        (
+            "def f(a):\n if a: raise A()\n raise B\n raise A",
+            "a function with one argument: branches, may raise A and B, returns nothing",
+        ),
+    ],
+)
+def test_outlines(code, summary):
+    (row,) = outlines([code])
+    assert (row["document"], row["summary"]) == (ast.unparse(ast.parse(code)), summary)
+    assert outlines([code], max_characters=10) == []
+
+
+@pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences, outlines])
 def test_this_pythons_own_files(texts, maker):
     rows = maker(texts)
     assert len(rows) > 80
@@ -207,9 +234,9 @@ def test_names_are_found_and_nothing_else(texts):
 
 
 def test_the_held_out_files_have_nothing_that_was_learnt(texts):
-    copied = [*texts[:9], texts[0] + "\ndef quite_new():\n    '''Not seen before.'''\n"]
+    copied = [*texts[:9], texts[0] + "\ndef quite_new(a):\n    '''Not seen before.'''\n"]
     train, test = split_task(signatures, copied, unique=("docstring", "signature"))
     assert train == signatures(copied[:9])
-    assert test == [{"docstring": "quite_new: Not seen before.", "signature": "()"}]
+    assert test == [{"docstring": "quite_new: Not seen before.", "signature": "(a)"}]
     with pytest.raises(ValueError, match="leaves one side without any"):
         split_task(signatures, texts[:5], unique=("signature",))

@@ -22,7 +22,7 @@ SHORT = {
     "classify": ("--source-bytes 2500000 --max-steps 100", "accuracy", 0.05),
     "clm": ("--source-bytes 1000000 --max-steps 80 --layers 2 --width 64 --vocab-size 400", "perplexity", -20.0),
     "mlm": ("--source-bytes 2000000 --max-steps 150 --layers 2 --width 64 --vocab-size 500", "perplexity", -20.0),
-    "summarize": ("--source-bytes 2500000 --max-steps 80 --width 64 --max-test 60", "rougeL", 0.02),
+    "summarize": ("--source-bytes 1000000 --max-steps 80 --width 64 --max-length 64 --max-test 40", "rougeL", 0.05),
     "tag": ("--source-bytes 1000000 --max-steps 100 --width 64", "accuracy", 0.02),
     "tokenizer": ("--source-bytes 500000 --vocab-size 1000", "characters per token", 1.0),
     "translate": ("--source-bytes 2500000 --max-steps 150 --width 64 --max-length 32 --max-test 150", "chrF", 1.0),
@@ -44,7 +44,7 @@ def recipe(monkeypatch):
 
 
 def test_these_are_all_recipes():
-    assert {path.stem for path in TRAIN.glob("*.py")} == {*SHORT, "common"}
+    assert {path.stem for path in TRAIN.glob("*.py")} == {*SHORT, "common", "seq2seq"}
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -67,15 +67,18 @@ def test_a_short_run_beats_the_baseline(recipe, name, tmp_path, capsys):
 
 
 def test_what_was_trained_answers_in_a_pipeline_and_is_trained_on(recipe, tmp_path, capsys):
-    """Local files, columns of other names, texts without a pair; and a second run that goes on from the first."""
+    """Local files, columns of other names, texts without a pair, one class only in the file to judge by; and a second
+    run that goes on from the first, which was shorter than ten steps.
+    """
     lines = [f'"{i} {word}",{kind}' for i in range(40) for word, kind in (("good", "up"), ("bad", "down"))]
     (tmp_path / "train.csv").write_text("\n".join(["words,tone", *lines]))
-    data = ["--train-file", str(tmp_path / "train.csv"), "--test-file", str(tmp_path / "train.csv")]
+    (tmp_path / "test.csv").write_text("\n".join(["words,tone", *lines[::2]]))
+    data = ["--train-file", str(tmp_path / "train.csv"), "--test-file", str(tmp_path / "test.csv")]
     data += ["--columns", "tone", "words", "--learning-rate", "1e-3", "--vocab-size", "90", "--width", "32"]
     first, second = tmp_path / "first", tmp_path / "second"
     classify = recipe("classify")
-    classify.main([*data, "--max-steps", "10", "--out", str(first)])
-    classify.main([*data, "--max-steps", "15", "--model", str(first), "--out", str(second)])
+    classify.main([*data, "--max-steps", "8", "--out", str(first)])
+    classify.main([*data, "--max-steps", "20", "--model", str(first), "--out", str(second)])
     results = json.loads((second / "results.json").read_text())
     assert results["scores"]["this model"]["accuracy"] == 1
     assert {each["label"] for each in pipeline("text-classification", str(second))(["7 good", "7 bad"])} == {
@@ -86,16 +89,54 @@ def test_what_was_trained_answers_in_a_pipeline_and_is_trained_on(recipe, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("name", "options", "told"),
     [
-        ("--train-file text.csv --dataset glue", "only one can be read"),
-        ("--train-file text.pdf", "is none of .csv, .json, .jsonl, .txt"),
-        ("--columns a b c d", "--columns takes at most 3 names"),
+        ("classify", "--train-file text.csv --dataset glue", "only one can be read"),
+        ("classify", "--train-file text.pdf", "is none of .csv, .json, .jsonl, .txt"),
+        ("classify", "--train-file none.csv", "none.csv is no file"),
+        ("classify", "--train-file empty.csv", "empty.csv is empty"),
+        ("classify", "--train-file head.csv --columns label text", "head.csv cannot be read as csv"),
+        ("classify", "--train-file one.csv --columns label text", "of 1 rows none can be held out"),
+        ("classify", "--train-file gaps.csv --columns label text", "rows to train have no value.*{'label': 1}"),
+        (
+            "classify",
+            "--train-file gaps.csv --columns label words",
+            "the columns .*'text'.*, not .'words'.: name yours",
+        ),
+        ("classify", "--train-file gaps.csv --test-file bad.json", "of two kinds"),
+        ("classify", "--test-file gaps.csv", "without --train-file"),
+        ("classify", "--columns a b c d", "--columns takes 2 to 3 names"),
+        ("translate", "--columns a", "--columns takes 2 names, for docstring signature; 1 came"),
+        ("tag", "--train-file bad.json", "bad.json cannot be read as json"),
+        ("tag", "--train-file words.csv --columns text label", "words and tags are lists"),
+        ("answer", "--train-file words.csv --columns label label2 text", "answers are such as"),
+        ("clm", "--train-file odd.txt", "odd.txt cannot be read as text"),
     ],
 )
-def test_arguments_that_cannot_be_are_told(recipe, options, told, tmp_path):
+def test_what_cannot_be_read_is_told(recipe, name, options, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    for file, text in {
+        "empty.csv": "",
+        "head.csv": "label,text\n",
+        "one.csv": "label,text\nup,a b\n",
+        "gaps.csv": "label,text\nup,a b\n,c d\ndown,e f\nup,g h\n",
+        "words.csv": "label,label2,text\n" + "up,up,a b\n" * 4,
+        "bad.json": "{",
+    }.items():
+        Path(file).write_text(text)
+    Path("odd.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SystemExit, match=told):
-        recipe("classify").main([*options.split(), "--out", str(tmp_path)])
+        recipe(name).main([*options.split(), "--out", str(tmp_path)])
+
+
+def test_the_end_of_a_text_is_held_out(recipe, tmp_path, capsys):
+    (tmp_path / "book.txt").write_text("".join(f"line {i} of a book\n" for i in range(200)))
+    folder = tmp_path / "out"
+    options = "--max-steps 2 --layers 1 --width 32 --max-length 32 --vocab-size 300 --batch-size 4"
+    recipe("clm").main([*options.split(), "--train-file", str(tmp_path / "book.txt"), "--out", str(folder)])
+    assert "1 rows to train on, 1 held out" in capsys.readouterr().out
+    assert json.loads((folder / "results.json").read_text())["scores"]["this model"]["loss"] > 0
 
 
 def test_help_tells_the_baseline(recipe, capsys):
