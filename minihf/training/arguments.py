@@ -28,7 +28,7 @@ from minihf.training.argument_checks import (
     fsdp_settings,
     reporters,
 )
-from minihf.training.distributed import join, local_rank, main_first, rank, world_size
+from minihf.training.distributed import join, launched, local_rank, main_first, rank, world_size
 from minihf.training.former_names import RENAMED, FormerNames
 from minihf.training.schedules import SchedulerType
 
@@ -221,7 +221,7 @@ class TrainingArguments(metaclass=FormerNames):
         check_choices(self)
         check_numbers(self)
         check_best(self)
-        if "WORLD_SIZE" in os.environ:
+        if launched():
             _ = self.device  # where it meets the other processes
         if self.fsdp:
             self.fsdp_config = fsdp_settings(self.fsdp, self.fsdp_config)
@@ -240,7 +240,7 @@ class TrainingArguments(metaclass=FormerNames):
     @cached_property
     def device(self) -> torch.device:
         """Where it trains: the first GPU where there is one, and of several processes each has its own."""
-        if "WORLD_SIZE" in os.environ:
+        if launched():
             return join(self.ddp_backend, self.ddp_timeout, cpu=self.use_cpu)
         if self.use_cpu or not torch.accelerator.is_available():
             return torch.device("cpu")

@@ -44,10 +44,15 @@ def join(backend: str | None = None, timeout: float = 1800, *, cpu: bool = False
     device = torch.device("cuda", place) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+    if launched() and not dist.is_initialized():
         backend = f"cpu:gloo,cuda:{backend or 'nccl'}" if gpus else backend or "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     return device
+
+
+def launched() -> bool:
+    """The environment says that there are others, or that a launcher made a group of one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 or {"WORLD_SIZE", "RANK"} <= os.environ.keys()
 
 
 def leave() -> None:

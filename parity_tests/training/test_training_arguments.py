@@ -117,6 +117,15 @@ def test_the_best_checkpoint_needs_one_for_each_evaluation():
         TrainingArguments(**both, eval_steps=0.2, save_steps=0.3)
 
 
+def test_a_number_of_processes_without_a_place_among_them(monkeypatch):
+    """Some clusters set it for everything that they start."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert TrainingArguments(use_cpu=True).world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="RANK"):
+        TrainingArguments(use_cpu=True)
+
+
 def test_the_names_are_public_and_cost_nothing():
     code = "import minihf, sys; minihf.Trainer; print(sorted({'accelerate', 'datasets', 'transformers', 'peft'} & "
     code += "set(sys.modules)))"
