@@ -25,7 +25,7 @@ SHORT = {
     "summarize": ("--source-bytes 1000000 --max-steps 80 --width 64 --max-length 64 --max-test 40", "rougeL", 0.05),
     "tag": ("--source-bytes 1000000 --max-steps 100 --width 64", "accuracy", 0.02),
     "tokenizer": ("--source-bytes 500000 --vocab-size 1000", "characters per token", 1.0),
-    "translate": ("--source-bytes 2500000 --max-steps 150 --width 64 --max-length 32 --max-test 150", "chrF", 1.0),
+    "translate": ("--max-steps 130 --width 128 --layers 1 --max-length 32 --max-test 100", "BLEU", 2.0),
 }
 
 
