@@ -109,6 +109,8 @@ def load(
         data = data.rename_columns({old: new for old, new in names.items() if old != new})
     else:
         train, test = split_task(maker, read_corpus(args.source_bytes), unique=unique)
+        if not train or not test:
+            sys.exit(f"{len(train)} rows to train on and {len(test)} to judge by are too few: pass more --source-bytes")
         data = DatasetDict(train=Dataset.from_list(train), test=Dataset.from_list(test))
     data["test"] = data["test"].shuffle(seed=args.seed).select(range(min(args.max_test, len(data["test"]))))
     print(f"{len(data['train']):,} rows to train on, {len(data['test']):,} held out")

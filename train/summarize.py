@@ -1,10 +1,11 @@
 """A text to its title or summary: T5.
 
 By default: from a function's code to an outline of it, such as "a method with one argument: loops, may raise KeyError,
-returns a value". From a few thousand texts a new model learns to say what is in them, and not to write freely: one that
-wrote a docstring's first sentence from the rest was worse than the first words of the rest.
+returns a value". With --offline-task sentence, from the rest of a docstring to its first sentence: a new model that has
+read a few thousand texts says what is in them, but does not write freely, and is no match there for the first words.
 
     python train/summarize.py
+    python train/summarize.py --offline-task sentence
     python train/summarize.py --dataset xsum --columns document summary --model t5-small --learning-rate 3e-4
     python train/summarize.py --train-file articles.json --columns body title --max-length 512
 
@@ -21,18 +22,21 @@ from rouge_score.rouge_scorer import RougeScorer
 from seq2seq import learn_to_write
 
 from minihf import set_seed
-from minihf.data.python_tasks import outlines
+from minihf.data.python_tasks import first_sentences, outlines
 
 COLUMNS = ["document", "summary"]
+TASKS = {"outline": (outlines, ("document",)), "sentence": (first_sentences, ("summary",))}
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(
+    parser = arguments(
         __doc__, columns=COLUMNS, out="runs/summarize", layers=2, width=96, vocab_size=1500, max_length=96,
         source_bytes=5_000_000, epochs=4, batch_size=32, learning_rate=3e-3, max_test=300,
-    ).parse_args(argv)  # fmt: skip
+    )  # fmt: skip
+    parser.add_argument("--offline-task", choices=TASKS, default="outline", help="where no data are named")
+    args = parser.parse_args(argv)
     set_seed(args.seed)
-    data = load(args, COLUMNS, outlines, unique=("document",))
+    data = load(args, COLUMNS, *TASKS[args.offline_task])
     trainer, written = learn_to_write(args, data, *COLUMNS)
 
     source, right = (list(data["test"][name]) for name in COLUMNS)
