@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -204,6 +204,23 @@ class Model(PushToHubMixin, nn.Module):
 
     # Parts and properties
 
+    def state_dict(
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """PyTorch's, but each name has memory of its own: a tied parameter is copied for all its names but the first.
+
+        Writers of safetensors refuse names that share memory, and the reference's Trainer hands it to one as it is.
+        With `keep_vars` there are no copies.
+        """
+        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        if not (keep_vars or self.is_part):
+            seen: set[Tensor] = set()
+            for name, parameter in self.named_parameters(remove_duplicate=False):
+                if parameter in seen:
+                    state[prefix + name] = state[prefix + name].clone()
+                seen.add(parameter)
+        return state
+
     @property
     def base_model(self) -> "Model":
         """The model without its head: itself, if it has none."""
@@ -352,6 +369,9 @@ class Model(PushToHubMixin, nn.Module):
             max_shard_size: of one file, in bytes or as "500MB"; larger models are written in several files and an
             index.
             safe_serialization: there is no other way; False is an error.
+
+        Raises:
+            ValueError: an adapter lies over parts of it, or its parameters have no values.
         """
         if not safe_serialization:
             raise ValueError(
@@ -374,11 +394,27 @@ class Model(PushToHubMixin, nn.Module):
 
     def tensors_to_save(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The state dict, or this one, in which a tied parameter stands once, under its source's name."""
-        state = dict(self.state_dict() if state_dict is None else state_dict)
+        state = dict(self.state_dict(keep_vars=True) if state_dict is None else state_dict)
+        refuse_adapters(state)
         for target, source in self.ties().items():
-            if {target, source} <= state.keys() and state[target].data_ptr() == state[source].data_ptr():
+            if {target, source} <= state.keys() and same(state[target], state[source]):
                 del state[target]
-        return state
+        return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """One parameter, or the copies of one that `state_dict` gives."""
+    return a is b or (not a.is_meta and torch.equal(a, b))
+
+
+def refuse_adapters(names: Iterable[str]) -> None:
+    """Under an adapter, a model's layers have names that no checkpoint has."""
+    for name in names:
+        if {"base_layer", "original_module"} & {*name.split(".")}:
+            raise ValueError(
+                f"the model has an adapter inside, so its weights have names that no model can load, such as {name!r}. "
+                "Save what get_peft_model gave, which writes the adapter alone, or what its merge_and_unload() returns"
+            )
 
 
 def own_modules(model: nn.Module) -> list[nn.Module]:

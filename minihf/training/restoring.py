@@ -155,7 +155,8 @@ def put_weights(folder: Path, model: nn.Module) -> None:
             set_peft_model_state_dict(model, load_adapter(Source(str(place))), name)
         return
     with Weights.open(Source(str(folder))) as weights, torch.no_grad():
-        for name, target in model.state_dict().items():
+        for name, parameter in model.state_dict(keep_vars=True).items():  # themselves: other states are copies in part
+            target = parameter.detach()
             sharded = hasattr(target, "device_mesh")
             full = torch.empty(target.shape, dtype=target.dtype) if sharded else target
             for key, (_, place) in as_in_file(weights.tensors, {name: full}).items():

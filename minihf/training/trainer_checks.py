@@ -3,7 +3,7 @@
 import inspect
 from typing import TYPE_CHECKING
 
-from minihf.models.base import Model
+from minihf.models.base import Model, refuse_adapters
 from minihf.training.facts import find_labels
 from minihf.training.order import length
 
@@ -21,6 +21,8 @@ def check_head(model: object, own_loss: bool) -> None:
 
 def check_parts(trainer: "Trainer") -> None:
     args = trainer.args
+    if args.save_strategy != "no" and isinstance(trainer.model, Model):
+        refuse_adapters(name for name, _ in trainer.model.named_parameters())  # now, and not when it comes to save
     if args.eval_strategy != "no" and trainer.eval_dataset is None:
         raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, which needs an eval_dataset")
     if args.save_strategy == "best" and args.metric_for_best_model is None:

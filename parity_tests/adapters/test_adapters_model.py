@@ -14,6 +14,8 @@ from minihf import (
     LoraConfig,
     PeftModel,
     TaskType,
+    Trainer,
+    TrainingArguments,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
@@ -390,6 +392,23 @@ def test_merged_and_tied(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         again = GPT2LMHeadModel.from_pretrained(tmp_path)
     assert torch.equal(again(ids).logits, plain(ids).logits)
+
+
+@pytest.mark.parametrize("fields", [{"target_modules": ["query"]}, {"target_modules": ["key"], "task_type": "SEQ_CLS"}])
+def test_the_model_inside_is_not_saved_by_itself(fields, tmp_path):
+    """Its weights would stand under names that no model can load."""
+    model = tiny()
+    adapted = wrapped(model, **fields)
+    with pytest.raises(ValueError, match=r"get_peft_model gave.*merge_and_unload"):
+        model.save_pretrained(tmp_path)
+    args = TrainingArguments(tmp_path / "run", report_to="none")
+    with pytest.raises(ValueError, match="get_peft_model gave"):
+        Trainer(model, args)
+    assert not [*tmp_path.rglob("*.safetensors")]
+    Trainer(adapted, args).save_model(tmp_path / "adapter")
+    assert LoraConfig.from_pretrained(tmp_path / "adapter").target_modules == fields["target_modules"]
+    adapted.merge_and_unload().save_pretrained(tmp_path)
+    BertForSequenceClassification.from_pretrained(tmp_path)
 
 
 # Configs

@@ -20,7 +20,7 @@ from minihf.training.adamw import AdamW
 from minihf.training.checkpoints import load_checkpoint, save_checkpoint
 from minihf.training.groups import parameter_groups
 from parity_tests.training import distributed_run
-from parity_tests.training.distributed_run import STEPS, accelerated, fresh, train
+from parity_tests.training.distributed_run import LENGTH, STEPS, accelerated, fresh, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = {"rtol": 1e-9, "atol": 1e-12}
@@ -289,3 +289,26 @@ def test_inside_the_reference_s_trainer(tmp_path):
         optimizer.state[model.classifier.weight]["exp_avg"],
         trainers[1].optimizer.optimizer.state[theirs.classifier.weight]["exp_avg"],
     )
+
+
+def test_tied_weights_are_saved_by_the_reference_s_trainer(tmp_path):
+    """It writes a state dict as it is, and by a writer that refuses names that share memory."""
+    import transformers
+
+    model = fresh().float()
+    draw = torch.Generator().manual_seed(2)
+    rows = [{"input_ids": row, "labels": row} for row in torch.randint(23, (8, LENGTH), generator=draw)]
+    args = transformers.TrainingArguments(
+        tmp_path, max_steps=2, save_steps=1, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True
+    )
+    transformers.Trainer(model, args, train_dataset=rows).train()
+    final = {name: x.clone() for name, x in model.state_dict().items()}
+
+    again = fresh(8).float()
+    transformers.Trainer(again, args, train_dataset=rows).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    other = fresh(9).float()
+    load_checkpoint(tmp_path / "checkpoint-2", model=other)
+    for one in (again, other):
+        assert one.lm_head.weight is one.transformer.wte.weight
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, final[name]), name
