@@ -311,18 +311,37 @@ class Model(PushToHubMixin, nn.Module):
         """ "eager", the readable oracle; "sdpa", the fused kernels; in an encoder "packed", real tokens alone."""
         self.config.attn_implementation = impl
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """In training each layer computes its activations again in the backward, instead of keeping them.
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """In training layers compute their activations again in the backward, instead of keeping them.
 
         Args:
-            gradient_checkpointing_kwargs: of `torch.utils.checkpoint.checkpoint`; use_reentrant is False by default.
+            activation_checkpointing_kwargs: of `torch.utils.checkpoint.checkpoint`; use_reentrant is False by default.
+            every_n_layers: 2: every second layer does so, and the others keep theirs.
+            offload: True is not implemented.
         """
-        recompute_layers(self, gradient_checkpointing_kwargs or {})
+        settings = {"every_n_layers": every_n_layers, "offload": offload, **(activation_checkpointing_kwargs or {})}
+        recompute_layers(self, settings)
         self.caches = False  # a layer that runs twice would write into it twice
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         keep_activations(self)
         self.caches = True
+
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """`activation_checkpointing_enable`, by its older name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, every_n_layers, offload)
+
+    gradient_checkpointing_disable = activation_checkpointing_disable
 
     @property
     def is_gradient_checkpointing(self) -> bool:

@@ -34,13 +34,22 @@ class Recomputed:
 
 
 def recompute_layers(model: "Model", settings: dict[str, Any]) -> None:
-    """Of a model's base; `settings` are those of `torch.utils.checkpoint.checkpoint`."""
+    """Of a model's base, every layer, or with `every_n_layers` the first of so many.
+
+    The other `settings` are those of `torch.utils.checkpoint.checkpoint`.
+    """
+    settings = {"every_n_layers": 1, "use_reentrant": False, **settings}
+    step = settings.pop("every_n_layers")
+    if type(step) is not int or step < 1:
+        raise ValueError(f"every_n_layers={step!r}: expected a positive integer")
+    if settings.pop("offload", False):
+        raise ValueError("offload=True is not implemented: what is kept stays on the device")
     allowed = inspect.signature(checkpoint).parameters.keys() - {"function", "args", "kwargs"}
     if unknown := settings.keys() - allowed:
         raise TypeError(f"torch.utils.checkpoint has no {', '.join(unknown)}; it has {', '.join(sorted(allowed))}")
     keep_activations(model)
-    for layer in layers(model):
-        layer.forward = Recomputed(layer, layer.forward, {"use_reentrant": False, **settings})
+    for layer in layers(model)[::step]:
+        layer.forward = Recomputed(layer, layer.forward, settings)
 
 
 def keep_activations(model: "Model") -> None:

@@ -86,3 +86,24 @@ def test_evaluation_and_unknown_settings():
     assert model(ids, use_cache=True).past_key_values is not None
     with pytest.raises(TypeError, match="reentrant"):
         model.gradient_checkpointing_enable({"use_reentrants": True})
+
+
+@pytest.mark.parametrize("enable", ["activation_checkpointing_enable", "gradient_checkpointing_enable"])
+def test_every_second_layer(enable):
+    """As the reference's Trainer asks for it, which names all three."""
+    model = minihf.GPT2LMHeadModel(minihf.GPT2Config(**MODELS["GPT2LMHeadModel"][1]))
+    ids = torch.randint(3, 61, (2, 5))
+    loss, expected = gradients(model, {"input_ids": ids, "labels": ids})
+    kwargs = {f"{enable.removesuffix('_enable')}_kwargs": None}
+    getattr(model, enable)(**kwargs, every_n_layers=2, offload=False)
+    entered = count_forwards(model)
+    assert gradients(model, {"input_ids": ids, "labels": ids})[0] == loss
+    assert entered[0] == 3 + 2  # the first and the third of three, once more
+    for key, gradient in gradients(model, {"input_ids": ids, "labels": ids})[1].items():
+        assert torch.equal(gradient, expected[key]), key
+    model.activation_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+    for wrong, said in (({"every_n_layers": 0}, "every_n_layers=0"), ({"offload": True}, "offload=True is not")):
+        with pytest.raises(ValueError, match=said):
+            getattr(model, enable)(**wrong)
+    assert not model.is_gradient_checkpointing

@@ -299,8 +299,9 @@ def test_tied_weights_are_saved_by_the_reference_s_trainer(tmp_path):
     draw = torch.Generator().manual_seed(2)
     rows = [{"input_ids": row, "labels": row} for row in torch.randint(23, (8, LENGTH), generator=draw)]
     args = transformers.TrainingArguments(
-        tmp_path, max_steps=2, save_steps=1, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True
-    )
+        tmp_path, max_steps=2, save_steps=1, learning_rate=1e-2, report_to="none", use_cpu=True, disable_tqdm=True,
+        gradient_checkpointing=True,
+    )  # fmt: skip
     transformers.Trainer(model, args, train_dataset=rows).train()
     final = {name: x.clone() for name, x in model.state_dict().items()}
 
