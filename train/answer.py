@@ -118,7 +118,8 @@ def kind(question: str) -> str:
 
 
 def exact_and_f1(guesses: list[str], right: list[list[str]]) -> dict[str, float]:
-    """SQuAD's: how many answers are those of people, and the F1 over words, with the best of several answers."""
+    """How many answers are right, and the F1 over words, with the best of several right ones; as SQuAD's, but in code
+    case, articles and punctuation mean something, so nothing is stripped."""
     exact = [guess in texts or not (guess or texts) for guess, texts in zip(guesses, right, strict=True)]
     f1 = [max(overlap(guess, text) for text in texts or [""]) for guess, texts in zip(guesses, right, strict=True)]
     return {"exact match": sum(exact) / len(exact), "F1": sum(f1) / len(f1)}

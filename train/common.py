@@ -108,7 +108,8 @@ def load(
         names = dict(zip(args.columns, columns, strict=False))
         data = data.rename_columns({old: new for old, new in names.items() if old != new})
     else:
-        train, test = split_task(maker, read_corpus(args.source_bytes), unique=unique)
+        texts = read_corpus(args.source_bytes)  # of which one in ten is held out
+        train, test = split_task(maker, texts, unique=unique) if len(texts) >= 10 else ([], [])
         if not train or not test:
             sys.exit(f"{len(train)} rows to train on and {len(test)} to judge by are too few: pass more --source-bytes")
         data = DatasetDict(train=Dataset.from_list(train), test=Dataset.from_list(test))

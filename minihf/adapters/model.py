@@ -251,10 +251,13 @@ class PeftModel(PushToHubMixin, nn.Module):
             if isinstance(module, LoraLayer):
                 module.unmerge()
 
-    def merge_and_unload(self, *, safe_merge: bool = True, adapter_names: list[str] | None = None) -> nn.Module:
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = True, adapter_names: list[str] | None = None
+    ) -> nn.Module:
         """The model, with the active adapters (or these) in its weights, and free of them: a plain model again.
 
-        `safe_merge` is peft's: weights that would not be finite are an error here in any case.
+        `progressbar` and `safe_merge` are peft's: there is no bar, as it takes a moment, and weights that would not be
+        finite are an error in any case.
         """
         self.merge_adapter(adapter_names)
         chosen = self._active if adapter_names is None else adapter_names
@@ -304,13 +307,17 @@ class PeftModel(PushToHubMixin, nn.Module):
         safe_serialization: bool = True,
         selected_adapters: list[str] | None = None,
         save_embedding_layers: bool | str = "auto",
+        is_main_process: bool = True,
+        save_function: Any = None,
     ) -> None:
         """Write each adapter (or these) as peft does: "default" into the folder, any other into a folder of its name.
 
-        `save_embedding_layers` is `get_peft_model_state_dict`'s.
+        `save_embedding_layers` is `get_peft_model_state_dict`'s; the others are `Model.save_pretrained`'s.
         """
         if not safe_serialization:
             raise ValueError("minihf writes safetensors only: leave safe_serialization out")
+        if not is_main_process:
+            return
         names = [*self.peft_config] if selected_adapters is None else selected_adapters
         self.require(*names)
         for name in names:

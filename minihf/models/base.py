@@ -21,7 +21,7 @@ from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
 from minihf.models.recompute import is_recomputing, keep_activations, recompute_layers
 from minihf.models.recording import modules_at, recording
-from minihf.models.vocabulary import check_rows, resize
+from minihf.models.vocabulary import check_fits, resize
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
 from minihf.nn.output import Output
@@ -238,9 +238,9 @@ class Model(PushToHubMixin, nn.Module):
         """Put another table in the place of the word embeddings, and of all that is tied to them.
 
         Raises:
-            ValueError: it has another number of rows: `resize_token_embeddings` changes that.
+            ValueError: it has another number of rows, which `resize_token_embeddings` changes, or another width.
         """
-        check_rows(embeddings, self.get_input_embeddings())
+        check_fits(embeddings, self.get_input_embeddings())
         self.base_model.set_submodule(self.input_embeddings, embeddings)
         self.tie_weights()
 
@@ -252,11 +252,11 @@ class Model(PushToHubMixin, nn.Module):
         until `tie_weights` is called.
 
         Raises:
-            TypeError: the model has no such layer. ValueError: it has another number of rows, or no bias.
+            TypeError: the model has no such layer. ValueError: it has another shape, or no bias.
         """
         if self.output_embeddings is None:
             raise TypeError(f"{type(self).__name__} has no output embeddings: it gives no logits over a vocabulary")
-        check_rows(embeddings, self.get_output_embeddings())
+        check_fits(embeddings, self.get_output_embeddings())
         self.set_submodule(self.output_embeddings, embeddings)
         source = self.ties().get(f"{self.output_embeddings}.bias")  # BERT's has two names
         if source is not None:

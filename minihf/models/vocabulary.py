@@ -110,12 +110,15 @@ def initial_std(config: Config) -> float:
     return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
-def check_rows(new: nn.Module, old: nn.Module) -> None:
-    """That a layer put in another's place knows as many tokens, and has a bias where that had one."""
+def check_fits(new: nn.Module, old: nn.Module) -> None:
+    """That a layer put in another's place knows as many tokens, of that width, and has a bias where that had one."""
     if len(new.weight) != len(old.weight):
         raise ValueError(
             f"the vocabulary has {len(old.weight)} tokens, and the new layer {len(new.weight)}: "
             "resize_token_embeddings changes their number"
         )
+    if new.weight.shape != old.weight.shape:
+        width, other = old.weight.shape[1], new.weight.shape[1]
+        raise ValueError(f"the model has {width} numbers a token there, and the new layer {other}: give it {width}")
     if getattr(old, "bias", None) is not None and new.bias is None:
         raise ValueError("the model's output layer has a bias, and the new one has none: make it with bias=True")

@@ -326,6 +326,20 @@ def test_where_it_comes_from_is_noted(saved, tmp_path, caplog):
     assert f"the adapter 'default' was made for {base}, and the model is {other}" in caplog.text
 
 
+def test_arguments_of_scripts_for_accelerate_and_peft(saved, tmp_path):
+    base, adapter = saved
+    adapted = PeftModel.from_pretrained(BertForSequenceClassification.from_pretrained(base), adapter)
+    adapted.save_pretrained(tmp_path / "none", is_main_process=False, save_function=torch.save)
+    assert not (tmp_path / "none").exists()
+    adapted.save_pretrained(tmp_path / "one", is_main_process=True, save_function=torch.save)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (adapter / name).read_bytes()
+    ids = torch.randint(3, 59, (2, 5))
+    expected = adapted(ids).logits
+    plain = adapted.merge_and_unload(progressbar=True, safe_merge=True)
+    torch.testing.assert_close(plain(ids).logits, expected)
+
+
 def test_an_adapter_of_another_model(saved):
     base, adapter = saved
     model = tiny(hidden_size=24, num_hidden_layers=2, num_attention_heads=4)

@@ -216,13 +216,17 @@ def test_outputs_are_put_in_and_saved(tmp_path):
 def test_what_does_not_fit_in():
     model = tiny_bert()
     with pytest.raises(ValueError, match="the vocabulary has 61 tokens, and the new layer 62"):
-        model.set_input_embeddings(nn.Embedding(62, 30))
+        model.set_input_embeddings(nn.Embedding(62, 28))
     with pytest.raises(ValueError, match="the vocabulary has 61 tokens, and the new layer 62"):
-        model.set_output_embeddings(nn.Linear(30, 62))
+        model.set_output_embeddings(nn.Linear(28, 62))
+    with pytest.raises(ValueError, match="28 numbers a token there, and the new layer 31"):
+        model.set_input_embeddings(nn.Embedding(61, 31))
+    with pytest.raises(ValueError, match="28 numbers a token there, and the new layer 31"):
+        model.set_output_embeddings(nn.Linear(31, 61))
     with pytest.raises(ValueError, match="bias=True"):
-        model.set_output_embeddings(nn.Linear(30, 61, bias=False))
+        model.set_output_embeddings(nn.Linear(28, 61, bias=False))
     with pytest.raises(TypeError, match="BertModel has no output embeddings"):
-        model.bert.set_output_embeddings(nn.Linear(30, 61))
+        model.bert.set_output_embeddings(nn.Linear(28, 61))
 
 
 def test_two_vocabularies(tmp_path):

@@ -111,6 +111,7 @@ def test_what_was_trained_answers_in_a_pipeline_and_is_trained_on(recipe, tmp_pa
         ("tag", "--train-file words.csv --columns text label", "words and tags are lists"),
         ("answer", "--train-file words.csv --columns label label2 text", "answers are such as"),
         ("clm", "--train-file odd.txt", "odd.txt cannot be read as text"),
+        ("clm", "--source-bytes 10", "0 rows to train on and 0 to judge by are too few"),
     ],
 )
 def test_what_cannot_be_read_is_told(recipe, name, options, told, tmp_path, monkeypatch):
