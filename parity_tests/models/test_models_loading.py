@@ -175,6 +175,19 @@ def test_a_tied_parameter_is_written_once(name, saved):
     assert sum(t.numel() for t in held.values()) == model.num_parameters() + buffers
 
 
+@pytest.mark.parametrize("name", [name for name in CLASSES if CLASSES[name].tied])
+def test_names_of_a_tied_parameter_share_no_memory_in_a_state_dict(name, tmp_path):
+    """So that any writer of safetensors takes it."""
+    model = fresh(name)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    model.config.save_pretrained(tmp_path)
+    again = CLASSES[name].from_pretrained(tmp_path)
+    for one in (model, again):
+        themselves = one.state_dict(keep_vars=True)
+        assert all(themselves[key] is x for key, x in one.named_parameters(remove_duplicate=False))
+    assert len([*again.parameters()]) == len([*model.parameters()])
+
+
 def test_every_auto_class_loads_its_class(saved):
     tasks = {k.removeprefix("AutoModel") or "Model": v for k, v in vars(auto).items() if k.startswith("AutoModel")}
     assert len(tasks) == 11
