@@ -116,19 +116,8 @@ class PeftModel(PushToHubMixin, nn.Module):
         self._train(self._active)
 
     def _insert(self, name: str, config: LoraConfig, *, autocast: bool, strict: bool) -> None:
+        check_newcomer(name, config, self.peft_config, strict=strict)
         model, config = self.get_base_model(), copy.deepcopy(config)
-        if name in self.peft_config:
-            raise ValueError(f"there is an adapter {name!r} already; there are {', '.join(self.peft_config)}")
-        if not name or "." in name:
-            raise ValueError(f"{name!r} is no name of an adapter: it becomes a part of parameters' names, without dots")
-        biased = [other for other, known in self.peft_config.items() if known.bias != "none"]
-        if config.bias != "none" and biased:
-            raise ValueError(f"{biased[0]!r} trains biases of the model, which are there once: set bias='none'")
-        if strict and config.init_lora_weights in ELSEWHERE:
-            raise ValueError(
-                f"init_lora_weights={config.init_lora_weights!r} is known of adapters that are loaded, and not "
-                'implemented for new ones: choose True, False or "gaussian"'
-            )
         heads = HEADS.get(config.task_type, [])
         given = config.modules_to_save or []
         config.modules_to_save = [*dict.fromkeys([*given, *heads])] or config.modules_to_save
@@ -406,6 +395,22 @@ def read(
     config = copy.deepcopy(config)
     config.inference_mode = not is_trainable
     return config, load_adapter(source)
+
+
+def check_newcomer(name: str, config: LoraConfig, others: dict[str, LoraConfig], *, strict: bool) -> None:
+    """That an adapter has a name of its own, goes together with the others, and can be made; not yet of its modules."""
+    if name in others:
+        raise ValueError(f"there is an adapter {name!r} already; there are {', '.join(others)}")
+    if not name or "." in name:
+        raise ValueError(f"{name!r} is no name of an adapter: it becomes a part of parameters' names, without dots")
+    biased = [other for other, known in others.items() if known.bias != "none"]
+    if config.bias != "none" and biased:
+        raise ValueError(f"{biased[0]!r} trains biases of the model, which are there once: set bias='none'")
+    if strict and config.init_lora_weights in ELSEWHERE:
+        raise ValueError(
+            f"init_lora_weights={config.init_lora_weights!r} is known of adapters that are loaded, and not "
+            'implemented for new ones: choose True, False or "gaussian"'
+        )
 
 
 def check_saved(modules: dict[str, nn.Module], given: list[str], saved: list[str], *, strict: bool) -> None:
