@@ -106,7 +106,7 @@ def predict_batch(
     loss = None
     with trainer.compute_loss_context_manager():
         if labels is not None:
-            loss, outputs = trainer.loss_of(model, inputs, trainer.count([inputs]), return_outputs=True)
+            loss, outputs = trainer.loss_of(model, inputs, trainer._count([inputs]), return_outputs=True)
             loss = loss.detach().mean()
         else:
             cache = {"use_cache": trainer.args.use_cache} if "use_cache" in trainer.facts.parameters else {}

@@ -35,7 +35,7 @@ def save_run(trainer: "Trainer") -> None:
     """
     args, state, whole = trainer.args, trainer.state, not trainer.args.save_only_model
     folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-    sums = {**vars(trainer.losses), "unlogged": trainer.losses.unlogged.item()}
+    sums = {**vars(trainer._losses), "unlogged": trainer._losses.unlogged.item()}
     state.stateful_callbacks = {
         name: {"args": {}, "attributes": each[0] if len(each) == 1 else {"processes": each}}
         for name, each in (("DataOrder", everyone(trainer.place.as_dict())), ("Losses", everyone(sums)))

@@ -57,7 +57,7 @@ from minihf.training.run import run
 from minihf.training.schedules import get_scheduler
 from minihf.training.seeds import enable_full_determinism, set_seed
 from minihf.training.signals import stop_on
-from minihf.training.trainer_checks import check_head, check_parts
+from minihf.training.trainer_checks import check_head, check_kinds, check_parts
 
 
 class Trainer:
@@ -103,7 +103,8 @@ class Trainer:
         tokenizer: Any = None,
     ):
         self.args = args = TrainingArguments("tmp_trainer") if args is None else args
-        self.seed()
+        check_kinds(model, args)
+        self._set_seed()
         if (model is None) == (model_init is None):
             raise ValueError("a Trainer needs a model or a model_init, which makes one: give one of them")
         if processing_class is not None and tokenizer is not None:
@@ -147,7 +148,7 @@ class Trainer:
 
     # Making
 
-    def seed(self) -> None:
+    def _set_seed(self) -> None:
         enable_full_determinism(self.args.seed) if self.args.full_determinism else set_seed(self.args.seed)
 
     def prepare(self, model: nn.Module) -> nn.Module:
@@ -194,11 +195,19 @@ class Trainer:
         return self.make_dataloader(test_dataset, self.args.eval_batch_size, None, False)
 
     def make_dataloader(self, dataset: Any, batch_size: int, sampler: Sampler | None, train: bool) -> DataLoader:
-        collate = self.data_collator
-        if self.args.remove_unused_columns:
-            names = [*dict.fromkeys([*self.facts.parameters, "label", "label_ids", *self.label_names])]
-            dataset, collate = keep_columns(dataset, collate, names)
+        dataset, collate = self._with_its_columns(dataset)
         return make_loader(dataset, collate, batch_size, self.args, sampler, train=train)
+
+    def _with_its_columns(self, dataset: Any) -> tuple[Any, Callable]:
+        """A dataset and its collator, of which one leaves out columns that the model does not take."""
+        if not self.args.remove_unused_columns:
+            return dataset, self.data_collator
+        names = [*dict.fromkeys([*self.facts.parameters, "label", "label_ids", *self.label_names])]
+        return keep_columns(dataset, self.data_collator, names)
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """A table of the `datasets` library without those columns. Of anything else the collator leaves them out."""
+        return self._with_its_columns(dataset)[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -258,7 +267,7 @@ class Trainer:
             raise ValueError("trial is not implemented: call train for each setting, with model_init")
         args, folder = self.args, checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if self.model_init is not None:
-            self.seed()
+            self._set_seed()
             self.model = self.prepare(self.model_init())
             self.optimizer = self.lr_scheduler = None
         if args.gradient_checkpointing:
@@ -277,7 +286,7 @@ class Trainer:
             sys.exit(128 + signal.SIGTERM)
         return output
 
-    def count(self, batches: list[Any]) -> Tensor | None:
+    def _count(self, batches: list[Any]) -> Tensor | None:
         """The labels that count in a step's batches, where its loss is to be divided by their number."""
         if not (self.facts.counts_labels or self.compute_loss_func is not None or self.smooths):
             return None

@@ -3,12 +3,25 @@
 import inspect
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from minihf.models.base import Model
+from minihf.training.arguments import TrainingArguments
 from minihf.training.facts import find_labels
 from minihf.training.order import length
 
 if TYPE_CHECKING:
     from minihf.training.trainer import Trainer
+
+
+def check_kinds(model: object, args: object) -> None:
+    if not isinstance(args, TrainingArguments):
+        raise TypeError(f"args is a {type(args).__name__}, expected TrainingArguments")
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected a torch.nn.Module, such as AutoModel….from_pretrained gives; "
+            "model_init makes one"
+        )
 
 
 def check_head(model: object, own_loss: bool) -> None:

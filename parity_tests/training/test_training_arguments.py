@@ -42,6 +42,9 @@ def test_former_names():
         overwrite_output_dir=True,
         logging_dir="logs",
         half_precision_backend="auto",
+        use_legacy_prediction_loop=False,
+        fsdp_min_num_params=0,
+        fsdp_transformer_layer_cls_to_wrap=None,
         activation_checkpointing=True,
     )
     assert (args.output_dir, args.eval_strategy, args.do_eval) == ("out", "epoch", True)
