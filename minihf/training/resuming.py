@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from minihf.training.best import note_best_checkpoint
-from minihf.training.callbacks import STATE_NAME, ExportableState, TrainerState
+from minihf.training.callbacks import ExportableState, TrainerState
 from minihf.training.checkpoints import last_checkpoint, load_checkpoint, rotate, save_checkpoint
 from minihf.training.distributed import by_main, everyone, random_states, rank, world_size
 from minihf.training.order import Place
 from minihf.training.parallel import full_state, full_weights, is_sharded
-from minihf.training.restoring import process_random_state
+from minihf.training.restoring import OPTIMIZER, STATE, process_random_state
 from minihf.training.seeds import cpu_random_state
 from minihf.training.sums import Losses
 
@@ -86,7 +86,7 @@ def restore_run(trainer: "Trainer", folder: Path, steps: int) -> tuple:
     steps: of an epoch.
     """
     args = trainer.args
-    exact = (folder / "optimizer.pt").exists() or not (folder / STATE_NAME).exists()
+    exact = (folder / OPTIMIZER).exists() or not (folder / STATE).exists()
     values = load_checkpoint(
         folder,
         model=trainer.model,

@@ -32,7 +32,6 @@ from minihf.training import publishing
 from minihf.training.arguments import TrainingArguments
 from minihf.training.batch_loss import batch_loss, on_device
 from minihf.training.callbacks import (
-    STATE_NAME,
     CallbackHandler,
     DefaultFlowCallback,
     TrainerCallback,
@@ -52,6 +51,7 @@ from minihf.training.order import Place, keep_columns, length, make_loader, trai
 from minihf.training.parallel import full_weights, in_parallel, is_sharded
 from minihf.training.progress import PrinterCallback, ProgressCallback, show_table
 from minihf.training.reporting import callbacks_for
+from minihf.training.restoring import ARGUMENTS, STATE
 from minihf.training.resuming import checkpoint_to_resume, save_run
 from minihf.training.run import run
 from minihf.training.schedules import get_scheduler
@@ -383,14 +383,14 @@ class Trainer:
             write_model(folder, self.model, weights)
             if self.saved_tokenizer is not None:
                 self.saved_tokenizer.save_pretrained(folder)
-            write_json(folder / "training_args.json", self.args.to_dict())
+            write_json(folder / ARGUMENTS, self.args.to_dict())
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def save_state(self) -> None:
         """`trainer_state.json`, with all logs, in `output_dir`."""
         if self.args.should_save:
-            self.state.save_to_json(Path(self.args.output_dir, STATE_NAME))
+            self.state.save_to_json(Path(self.args.output_dir, STATE))
 
     # The hub
 

@@ -104,6 +104,9 @@ def test_subclasses_and_copies_keep_it_all():
         ({"per_device_train_batch_size": 0}, ValueError, "1 or more"),
         ({"label_smoothing_factor": 1.5}, ValueError, "expected 0 to 1"),
         ({"include_for_metrics": ["input"]}, ValueError, "'inputs', 'loss'"),
+        ({"learning_rate": "5e-5"}, TypeError, "learning_rate is '5e-5', expected a number"),
+        ({"num_train_epochs": -1}, ValueError, "num_train_epochs is -1, expected 0 or more"),
+        ({"label_names": "labels"}, TypeError, "label_names is 'labels', expected a list of names"),
     ],
 )
 def test_what_is_wrong_is_said(given, error, message):

@@ -594,6 +594,11 @@ def test_the_loop_without_a_trainer():
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("off", [None, -1])
+def test_without_a_norm_gradients_stay_as_they_are(off, tmp_path):
+    assert losses(trainer(tmp_path, max_grad_norm=off)) == losses(trainer(tmp_path, max_grad_norm=0))
+
+
 def test_paths_may_begin_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Path(TrainingArguments("~/run").output_dir) == tmp_path / "run"
