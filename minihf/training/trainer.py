@@ -120,7 +120,7 @@ class Trainer:
         self.processing_class = tokenizer if processing_class is None else processing_class
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        self.model = self.prepare(model_init() if model is None else model)
+        self.model = self.prepare(self.call_model_init() if model is None else model)
         pads = hasattr(self.processing_class, "pad")
         default = DataCollatorWithPadding(self.processing_class) if pads else default_data_collator
         self.data_collator = default if data_collator is None else data_collator
@@ -150,6 +150,12 @@ class Trainer:
 
     def _set_seed(self) -> None:
         enable_full_determinism(self.args.seed) if self.args.full_determinism else set_seed(self.args.seed)
+
+    def call_model_init(self, trial: None = None) -> nn.Module:
+        """A new model. Of a search for hyperparameters `model_init` would be given the trial; there is none."""
+        takes = inspect.signature(self.model_init).parameters.values()
+        required = [x for x in takes if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD]
+        return self.model_init(*[trial for _ in required])
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model, on its device; and what is to be known of it."""
@@ -268,7 +274,7 @@ class Trainer:
         args, folder = self.args, checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if self.model_init is not None:
             self._set_seed()
-            self.model = self.prepare(self.model_init())
+            self.model = self.prepare(self.call_model_init())
             self.optimizer = self.lr_scheduler = None
         if args.gradient_checkpointing:
             self.bare.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)

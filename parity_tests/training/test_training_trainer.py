@@ -299,6 +299,16 @@ def test_the_model_is_made_anew(tmp_path):
         Trainer()
 
 
+def test_a_model_may_be_made_for_a_trial(tmp_path):
+    def model_init(trial):
+        return bert(hidden_dropout_prob=0.0 if trial is None else 0.5)
+
+    args = TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, max_steps=1, save_strategy="no")
+    made = Trainer(args=args, model_init=model_init, train_dataset=ROWS)
+    made.train()
+    assert made.model.config.hidden_dropout_prob == 0
+
+
 def test_an_optimizer_of_one_s_own(tmp_path):
     model = bert()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -334,6 +344,13 @@ def test_metrics_see_what_they_ask_for(tmp_path):
     assert each.mean() == pytest.approx(result["eval_b_loss"])
     exact = F.cross_entropy(*(x for x in (made.model(**as_batch(ROWS[5:16])).logits, torch.tensor(labels))))
     assert result["eval_b_loss"] == pytest.approx(exact.item(), abs=1e-6)  # over examples, 8 and 3 to a batch
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_metrics_are_a_dict(each, tmp_path):
+    parts = {"compute_metrics": lambda prediction, compute_result=True: 0.5}
+    with pytest.raises(TypeError, match="compute_metrics gave a float, expected a dict of numbers"):
+        trainer(tmp_path, parts=parts, batch_eval_metrics=each).evaluate(ROWS[:4])
 
 
 def test_metrics_of_each_batch(tmp_path):
