@@ -178,7 +178,12 @@ class Trainer:
 
     @property
     def tokenizer(self) -> Any:
+        """The former name of `processing_class`."""
         return self.processing_class
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self.processing_class = tokenizer
 
     # Data
 

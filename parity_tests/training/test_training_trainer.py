@@ -201,6 +201,7 @@ class KeepsNotes(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.losses, self.count, self.seed, self.step, self.scale = [], 0, 1, 0, 1.0
+        self.tokenizer = "a tokenizer"
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
@@ -213,6 +214,7 @@ def test_a_trainer_has_room_for_notes_of_one_s_own(tmp_path):
     made = trainer(tmp_path, cls=KeepsNotes)
     assert losses(made) == pytest.approx(made.losses)
     assert made.count == 5
+    assert made.processing_class == made.tokenizer == "a tokenizer"
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
