@@ -44,6 +44,10 @@ def check_parts(trainer: "Trainer") -> None:
         raise ValueError("model_init makes a model that these optimizers do not know: override create_optimizer")
     if args.fsdp and trainer.optimizer is not None:
         raise ValueError("fsdp shards the model, and the optimizer is made afterwards: give optimizer_cls_and_kwargs")
+    if trainer.optimizer is not None:
+        own = {id(p) for p in trainer.model.parameters()}
+        if not any(id(p) in own for group in trainer.optimizer.param_groups for p in group["params"]):
+            raise ValueError("the optimizer has none of the model's parameters: make it of model.parameters()")
     if trainer.train_dataset is not None and length(trainer.train_dataset) is None and args.max_steps <= 0:
         raise ValueError("the train_dataset does not tell its length, so max_steps must be set")
     if not callable(trainer.data_collator):

@@ -613,6 +613,12 @@ def test_the_loop_without_a_trainer():
         torch.testing.assert_close(mine, other)
 
 
+def test_an_optimizer_of_another_model_would_train_nothing(tmp_path):
+    other = torch.optim.SGD(bert().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="the optimizer has none of the model's parameters"):
+        trainer(tmp_path, bert(), parts={"optimizers": (other, None)})
+
+
 @pytest.mark.parametrize("off", [None, -1])
 def test_without_a_norm_gradients_stay_as_they_are(off, tmp_path):
     assert losses(trainer(tmp_path, max_grad_norm=off)) == losses(trainer(tmp_path, max_grad_norm=0))
