@@ -67,7 +67,7 @@ class DataCollatorWithPadding:
         pad_to_multiple_of: pad on to the next multiple of this.
         return_tensors: "pt" or "np".
 
-    `label` and `label_ids`, one a text, become `labels`.
+    `label` and `label_ids`, one a text, become `labels`. Columns do as well as examples: `collator(dataset[:8])`.
     """
 
     tokenizer: "Tokenizer"
@@ -76,7 +76,7 @@ class DataCollatorWithPadding:
     pad_to_multiple_of: int | None = None
     return_tensors: str = "pt"
 
-    def __call__(self, features: Examples) -> Batch:
+    def __call__(self, features: Examples | Mapping[str, list]) -> Batch:
         batch = padded(self, features, self.return_tensors)
         for name in ("label", "label_ids"):
             if name in batch:
@@ -227,7 +227,7 @@ class DataCollatorWithFlattening:
         return batch
 
 
-def some(features: list[Any]) -> list[Any]:
+def some(features: Any) -> Any:
     if not len(features):
         raise ValueError("a batch of no examples came; at least one was expected")
     return features
@@ -240,7 +240,7 @@ def without_labels(features: Examples) -> tuple[str, list | None, list[dict[str,
     return name, labels, [{key: value for key, value in row.items() if key != name} for row in features]
 
 
-def padded(collator: Any, features: Examples, return_tensors: str) -> BatchEncoding:
+def padded(collator: Any, features: Examples | Mapping[str, list], return_tensors: str) -> BatchEncoding:
     """The examples, padded by the collator's tokenizer as the collator's fields say."""
     refuse_texts(some(features))
     return collator.tokenizer.pad(
@@ -252,9 +252,9 @@ def padded(collator: Any, features: Examples, return_tensors: str) -> BatchEncod
     )
 
 
-def refuse_texts(features: Examples) -> None:
+def refuse_texts(features: Examples | Mapping[str, list]) -> None:
     """ValueError for the first column that holds texts: a batch holds numbers."""
-    for name, value in features[0].items():
+    for name, value in (features if isinstance(features, Mapping) else features[0]).items():
         while isinstance(value, list | tuple | np.ndarray) and len(value):
             value = value[0]
         if isinstance(value, str | bytes):

@@ -73,11 +73,19 @@ def check_choices(args: "TrainingArguments") -> None:
     for name, known in choices.items():
         if getattr(args, name) not in known:
             raise ValueError(f"{name}={getattr(args, name)!r} is not implemented: choose one of {', '.join(known)}")
+    if isinstance(args.label_names, str):
+        raise TypeError(f"label_names is {args.label_names!r}, expected a list of names")
     if unknown := set(args.include_for_metrics) - {"inputs", "loss"}:
         raise ValueError(f"include_for_metrics has {', '.join(unknown)}, expected some of 'inputs', 'loss'")
 
 
 def check_numbers(args: "TrainingArguments") -> None:
+    for each in fields(args):
+        value = getattr(args, each.name)
+        if type(each.default) in (int, float) and isinstance(value, str):  # YAML reads 5e-5 as a text
+            raise TypeError(f"{each.name} is {value!r}, expected a number")
+    if args.num_train_epochs < 0 and args.max_steps <= 0:
+        raise ValueError(f"num_train_epochs is {args.num_train_epochs}, expected 0 or more")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if not getattr(args, name) >= 1:
             raise ValueError(f"{name} is {getattr(args, name)}, expected 1 or more")

@@ -1,12 +1,11 @@
 """Which of a run's models is the best: by `metric_for_best_model`, of the evaluations."""
 
 import math
-import shutil
 from pathlib import Path
 
 from minihf.training.arguments import TrainingArguments
 from minihf.training.callbacks import TrainerState, prefixed
-from minihf.training.checkpoints import checkpoints_in
+from minihf.training.checkpoints import checkpoints_in, remove
 
 
 def followed(metrics: dict[str, float], args: TrainingArguments) -> float:
@@ -39,7 +38,7 @@ def note_best_checkpoint(folder: Path, state: TrainerState) -> None:
 
 
 def keep_only(best: Path, output_dir: str | Path) -> None:
-    """Of the checkpoints in a folder."""
-    for other in checkpoints_in(output_dir):
-        if other != best:
-            shutil.rmtree(other)
+    """Of the checkpoints in a folder, however `best` writes its name; where it is not there, all stay."""
+    for other in checkpoints_in(output_dir) if best.is_dir() else ():
+        if not other.samefile(best):
+            remove(other)

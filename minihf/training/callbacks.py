@@ -16,8 +16,6 @@ from minihf.training.arguments import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
-STATE_NAME = "trainer_state.json"
-
 
 @dataclass
 class TrainerState:

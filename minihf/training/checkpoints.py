@@ -153,10 +153,15 @@ def rotate(output_dir: str | Path, limit: int | None, keep: Iterable[str | Path 
     others = [folder for folder in found if Path(os.path.abspath(folder)) not in kept]
     gone = others[: max(0, len(found) - max(limit, len(found) - len(others)))]
     for folder in gone:
-        away = folder.with_name(REMOVED + folder.name)  # at once: a kill leaves no half of a checkpoint
-        folder.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
+        remove(folder)
     return gone
+
+
+def remove(folder: Path) -> None:
+    """At once: a kill leaves no half of a checkpoint."""
+    away = folder.with_name(REMOVED + folder.name)
+    folder.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def checkpoints_in(output_dir: str | Path) -> list[Path]:

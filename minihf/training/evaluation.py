@@ -71,6 +71,8 @@ def evaluation_loop(
     there = kept["predictions"] is not None and kept["label_ids"] is not None
     if there and trainer.compute_metrics is not None and not args.batch_eval_metrics:
         metrics = trainer.compute_metrics(seen_by_metrics(args, kept))
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f"compute_metrics gave a {type(metrics).__name__}, expected a dict of numbers")
     metrics = number(metrics or {})
     if losses is not None:
         finite = losses[np.isfinite(losses)] if args.logging_nan_inf_filter else losses
@@ -106,7 +108,7 @@ def predict_batch(
     loss = None
     with trainer.compute_loss_context_manager():
         if labels is not None:
-            loss, outputs = trainer.loss_of(model, inputs, trainer.count([inputs]), return_outputs=True)
+            loss, outputs = trainer.loss_of(model, inputs, trainer._count([inputs]), return_outputs=True)
             loss = loss.detach().mean()
         else:
             cache = {"use_cache": trainer.args.use_cache} if "use_cache" in trainer.facts.parameters else {}

@@ -36,6 +36,9 @@ WITHOUT_MEANING = {
     "dispatch_batches": (None,),
     "split_batches": (None, False),
     "push_to_hub_organization": (None,),
+    "use_legacy_prediction_loop": (False,),
+    "fsdp_min_num_params": (0,),
+    "fsdp_transformer_layer_cls_to_wrap": (None,),
 }
 
 

@@ -37,7 +37,7 @@ def train_steps(
     scheduler: Any = None,
     *,
     gradient_accumulation_steps: int = 1,
-    max_grad_norm: float = 1.0,
+    max_grad_norm: float | None = 1.0,
     backward: Callable[[nn.Module, Any, Tensor | None, int], Tensor] | None = None,
     count: Callable[[list[Any]], Tensor | None] | None = None,
     scaler: torch.amp.GradScaler | None = None,
@@ -50,7 +50,7 @@ def train_steps(
         batches: dicts of tensors, on the model's device.
         optimizer, scheduler: take a step each time; a schedule that follows a metric is the caller's.
         gradient_accumulation_steps: batches for one step; the last step has what is left.
-        max_grad_norm: gradients are scaled down to this norm; 0: they stay as they are.
+        max_grad_norm: gradients are scaled down to this norm; None, 0 or less: they stay as they are.
         backward: (model, batch, num_items, number of batches in this step) -> the loss, its gradient added to the
             parameters'; None: see `plain_backward`.
         count: the labels that count in the batches of a step, which each of their losses is divided by.
@@ -71,7 +71,7 @@ def train_steps(
             with without_exchange(model, last=len(losses) == len(some) - 1):
                 losses.append(backward(model, batch, num_items, len(some)))
         scaler.unscale_(optimizer)
-        norm = clip_grad_norm(model, max_grad_norm or float("inf"))
+        norm = clip_grad_norm(model, max_grad_norm if max_grad_norm and max_grad_norm > 0 else float("inf"))
         tell("on_pre_optimizer_step")
         scale, learning_rate = scaler.get_scale(), optimizer.param_groups[0]["lr"]
         scaler.step(optimizer)

@@ -13,8 +13,6 @@ import torch
 from minihf.checkpoints.card import bullets, make_card, table
 
 Scores = Mapping[str, Mapping[str, float]]
-
-
 Curves = Mapping[str, Sequence[tuple[float, float]]]  # what it is: its points
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from minihf.training.best import note_best_checkpoint
-from minihf.training.callbacks import STATE_NAME, ExportableState, TrainerState
+from minihf.training.callbacks import ExportableState, TrainerState
 from minihf.training.checkpoints import last_checkpoint, load_checkpoint, rotate, save_checkpoint
 from minihf.training.distributed import by_main, everyone, random_states, rank, world_size
 from minihf.training.order import Place
 from minihf.training.parallel import full_state, full_weights, is_sharded
-from minihf.training.restoring import process_random_state
+from minihf.training.restoring import OPTIMIZER, STATE, process_random_state
 from minihf.training.seeds import cpu_random_state
 from minihf.training.sums import Losses
 
@@ -35,7 +35,7 @@ def save_run(trainer: "Trainer") -> None:
     """
     args, state, whole = trainer.args, trainer.state, not trainer.args.save_only_model
     folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-    sums = {**vars(trainer.losses), "unlogged": trainer.losses.unlogged.item()}
+    sums = {**vars(trainer._losses), "unlogged": trainer._losses.unlogged.item()}
     state.stateful_callbacks = {
         name: {"args": {}, "attributes": each[0] if len(each) == 1 else {"processes": each}}
         for name, each in (("DataOrder", everyone(trainer.place.as_dict())), ("Losses", everyone(sums)))
@@ -86,7 +86,7 @@ def restore_run(trainer: "Trainer", folder: Path, steps: int) -> tuple:
     steps: of an epoch.
     """
     args = trainer.args
-    exact = (folder / "optimizer.pt").exists() or not (folder / STATE_NAME).exists()
+    exact = (folder / OPTIMIZER).exists() or not (folder / STATE).exists()
     values = load_checkpoint(
         folder,
         model=trainer.model,

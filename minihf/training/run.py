@@ -63,7 +63,7 @@ def run(trainer: "Trainer", folder: Path | None, ignore_keys: list[str] | None, 
 
     first_step, trainer.started, trainer.saved_at = state.global_step, time.time(), None
     trainer.tokens_before = state.num_input_tokens_seen
-    trainer.losses = restored_losses(state, args.device)
+    trainer._losses = restored_losses(state, args.device)
     trainer.model.zero_grad()
     trainer.tell("on_train_begin")
     if args.eval_on_start and folder is None:
@@ -116,11 +116,11 @@ def epoch_steps(trainer: "Trainer", loader: Any, present: tuple | None) -> Itera
     def backward(model: nn.Module, batch: Any, num_items: Tensor | None, batches: int) -> Tensor:
         trainer.batches_in_step = batches
         loss = trainer.training_step(model, batch, num_items)
-        before = trainer.losses.unlogged / (1 + trainer.state.global_step - trainer.losses.logged_at)
+        before = trainer._losses.unlogged / (1 + trainer.state.global_step - trainer._losses.logged_at)
         return torch.where(loss.isfinite(), loss, before) if trainer.args.logging_nan_inf_filter else loss
 
     def count(batches: list[Any]) -> Tensor | None:
-        number = trainer.count(batches)
+        number = trainer._count(batches)
         return summed(number) if number is not None and trainer.args.average_tokens_across_devices else number
 
     return train_steps(
@@ -140,7 +140,7 @@ def epoch_steps(trainer: "Trainer", loader: Any, present: tuple | None) -> Itera
 def after_step(trainer: "Trainer", step: Step, batches: int) -> None:
     """Add up what a step was; `batches` are those of an epoch."""
     state, place = trainer.state, trainer.place
-    trainer.losses.unlogged += step.loss
+    trainer._losses.unlogged += step.loss
     kind, flos, tokens = trainer.args.include_num_input_tokens_seen, 0.0, 0
     for batch in step.batches:
         flos += trainer.floating_point_ops(batch)
@@ -156,8 +156,8 @@ def after_step(trainer: "Trainer", step: Step, batches: int) -> None:
 def log_evaluate_save(trainer: "Trainer", step: Step | None, ignore_keys: list[str] | None) -> None:
     """Whichever of these the switches ask for."""
     args, state = trainer.args, trainer.state
-    if trainer.control.should_log and state.global_step > trainer.losses.logged_at:
-        logs = {"loss": trainer.losses.take(state.global_step)}
+    if trainer.control.should_log and state.global_step > trainer._losses.logged_at:
+        logs = {"loss": trainer._losses.take(state.global_step)}
         if step is not None:
             logs |= {"grad_norm": step.grad_norm.item(), "learning_rate": float(step.learning_rate)}
         trainer.log(logs, trainer.started)
@@ -179,7 +179,7 @@ def save(trainer: "Trainer") -> None:
 
 
 def finish(trainer: "Trainer", first_step: int, *, stopped: bool) -> TrainOutput:
-    args, state, losses = trainer.args, trainer.state, trainer.losses
+    args, state, losses = trainer.args, trainer.state, trainer._losses
     steps = state.global_step - first_step
     loss = (losses.total + averaged(losses.unlogged).item()) / max(state.global_step - losses.since, 1)
     samples = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -32,7 +32,6 @@ from minihf.training import publishing
 from minihf.training.arguments import TrainingArguments
 from minihf.training.batch_loss import batch_loss, on_device
 from minihf.training.callbacks import (
-    STATE_NAME,
     CallbackHandler,
     DefaultFlowCallback,
     TrainerCallback,
@@ -52,12 +51,13 @@ from minihf.training.order import Place, keep_columns, length, make_loader, trai
 from minihf.training.parallel import full_weights, in_parallel, is_sharded
 from minihf.training.progress import PrinterCallback, ProgressCallback, show_table
 from minihf.training.reporting import callbacks_for
+from minihf.training.restoring import ARGUMENTS, STATE
 from minihf.training.resuming import checkpoint_to_resume, save_run
 from minihf.training.run import run
 from minihf.training.schedules import get_scheduler
 from minihf.training.seeds import enable_full_determinism, set_seed
 from minihf.training.signals import stop_on
-from minihf.training.trainer_checks import check_head, check_parts
+from minihf.training.trainer_checks import check_head, check_kinds, check_parts
 
 
 class Trainer:
@@ -103,7 +103,8 @@ class Trainer:
         tokenizer: Any = None,
     ):
         self.args = args = TrainingArguments("tmp_trainer") if args is None else args
-        self.seed()
+        check_kinds(model, args)
+        self._set_seed()
         if (model is None) == (model_init is None):
             raise ValueError("a Trainer needs a model or a model_init, which makes one: give one of them")
         if processing_class is not None and tokenizer is not None:
@@ -119,7 +120,7 @@ class Trainer:
         self.processing_class = tokenizer if processing_class is None else processing_class
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        self.model = self.prepare(model_init() if model is None else model)
+        self.model = self.prepare(self.call_model_init() if model is None else model)
         pads = hasattr(self.processing_class, "pad")
         default = DataCollatorWithPadding(self.processing_class) if pads else default_data_collator
         self.data_collator = default if data_collator is None else data_collator
@@ -147,8 +148,14 @@ class Trainer:
 
     # Making
 
-    def seed(self) -> None:
+    def _set_seed(self) -> None:
         enable_full_determinism(self.args.seed) if self.args.full_determinism else set_seed(self.args.seed)
+
+    def call_model_init(self, trial: None = None) -> nn.Module:
+        """A new model. Of a search for hyperparameters `model_init` would be given the trial; there is none."""
+        takes = inspect.signature(self.model_init).parameters.values()
+        required = [x for x in takes if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD]
+        return self.model_init(*[trial for _ in required])
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model, on its device; and what is to be known of it."""
@@ -171,7 +178,12 @@ class Trainer:
 
     @property
     def tokenizer(self) -> Any:
+        """The former name of `processing_class`."""
         return self.processing_class
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self.processing_class = tokenizer
 
     # Data
 
@@ -194,11 +206,19 @@ class Trainer:
         return self.make_dataloader(test_dataset, self.args.eval_batch_size, None, False)
 
     def make_dataloader(self, dataset: Any, batch_size: int, sampler: Sampler | None, train: bool) -> DataLoader:
-        collate = self.data_collator
-        if self.args.remove_unused_columns:
-            names = [*dict.fromkeys([*self.facts.parameters, "label", "label_ids", *self.label_names])]
-            dataset, collate = keep_columns(dataset, collate, names)
+        dataset, collate = self._with_its_columns(dataset)
         return make_loader(dataset, collate, batch_size, self.args, sampler, train=train)
+
+    def _with_its_columns(self, dataset: Any) -> tuple[Any, Callable]:
+        """A dataset and its collator, of which one leaves out columns that the model does not take."""
+        if not self.args.remove_unused_columns:
+            return dataset, self.data_collator
+        names = [*dict.fromkeys([*self.facts.parameters, "label", "label_ids", *self.label_names])]
+        return keep_columns(dataset, self.data_collator, names)
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """A table of the `datasets` library without those columns. Of anything else the collator leaves them out."""
+        return self._with_its_columns(dataset)[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -258,8 +278,8 @@ class Trainer:
             raise ValueError("trial is not implemented: call train for each setting, with model_init")
         args, folder = self.args, checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         if self.model_init is not None:
-            self.seed()
-            self.model = self.prepare(self.model_init())
+            self._set_seed()
+            self.model = self.prepare(self.call_model_init())
             self.optimizer = self.lr_scheduler = None
         if args.gradient_checkpointing:
             self.bare.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
@@ -277,7 +297,7 @@ class Trainer:
             sys.exit(128 + signal.SIGTERM)
         return output
 
-    def count(self, batches: list[Any]) -> Tensor | None:
+    def _count(self, batches: list[Any]) -> Tensor | None:
         """The labels that count in a step's batches, where its loss is to be divided by their number."""
         if not (self.facts.counts_labels or self.compute_loss_func is not None or self.smooths):
             return None
@@ -374,14 +394,14 @@ class Trainer:
             write_model(folder, self.model, weights)
             if self.saved_tokenizer is not None:
                 self.saved_tokenizer.save_pretrained(folder)
-            write_json(folder / "training_args.json", self.args.to_dict())
+            write_json(folder / ARGUMENTS, self.args.to_dict())
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def save_state(self) -> None:
         """`trainer_state.json`, with all logs, in `output_dir`."""
         if self.args.should_save:
-            self.state.save_to_json(Path(self.args.output_dir, STATE_NAME))
+            self.state.save_to_json(Path(self.args.output_dir, STATE))
 
     # The hub
 

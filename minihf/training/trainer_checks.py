@@ -3,12 +3,25 @@
 import inspect
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from minihf.models.base import Model, refuse_adapters
+from minihf.training.arguments import TrainingArguments
 from minihf.training.facts import find_labels
 from minihf.training.order import length
 
 if TYPE_CHECKING:
     from minihf.training.trainer import Trainer
+
+
+def check_kinds(model: object, args: object) -> None:
+    if not isinstance(args, TrainingArguments):
+        raise TypeError(f"args is a {type(args).__name__}, expected TrainingArguments")
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected a torch.nn.Module, such as AutoModel….from_pretrained gives; "
+            "model_init makes one"
+        )
 
 
 def check_head(model: object, own_loss: bool) -> None:
@@ -33,6 +46,10 @@ def check_parts(trainer: "Trainer") -> None:
         raise ValueError("model_init makes a model that these optimizers do not know: override create_optimizer")
     if args.fsdp and trainer.optimizer is not None:
         raise ValueError("fsdp shards the model, and the optimizer is made afterwards: give optimizer_cls_and_kwargs")
+    if trainer.optimizer is not None:
+        own = {id(p) for p in trainer.model.parameters()}
+        if not any(id(p) in own for group in trainer.optimizer.param_groups for p in group["params"]):
+            raise ValueError("the optimizer has none of the model's parameters: make it of model.parameters()")
     if trainer.train_dataset is not None and length(trainer.train_dataset) is None and args.max_steps <= 0:
         raise ValueError("the train_dataset does not tell its length, so max_steps must be set")
     if not callable(trainer.data_collator):

@@ -125,6 +125,16 @@ def test_no_padding_of_equal_lengths(bert, rng, return_tensors, assert_equal_bat
         assert_equal_batches(ours, theirs)
 
 
+def test_columns_of_a_slice_are_padded_too(bert, rng, assert_equal_batches):
+    """`collator(dataset[:8])`: a slice of a dataset is a dict of columns."""
+    rows = tokens(rng, [3, 7, 1], label=lambda rng, length: length % 2)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    theirs = transformers.DataCollatorWithPadding(bert.reference)(columns)
+    assert_equal_batches(minihf.DataCollatorWithPadding(bert.ours)(columns), theirs)
+    with pytest.raises(ValueError, match="the column 'text' holds texts"):
+        minihf.DataCollatorWithPadding(bert.ours)(columns | {"text": ["a", "b", "c"]})
+
+
 COLLATORS = [
     "DataCollatorWithPadding",
     "DataCollatorForTokenClassification",

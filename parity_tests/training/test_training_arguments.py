@@ -42,6 +42,9 @@ def test_former_names():
         overwrite_output_dir=True,
         logging_dir="logs",
         half_precision_backend="auto",
+        use_legacy_prediction_loop=False,
+        fsdp_min_num_params=0,
+        fsdp_transformer_layer_cls_to_wrap=None,
         activation_checkpointing=True,
     )
     assert (args.output_dir, args.eval_strategy, args.do_eval) == ("out", "epoch", True)
@@ -101,6 +104,9 @@ def test_subclasses_and_copies_keep_it_all():
         ({"per_device_train_batch_size": 0}, ValueError, "1 or more"),
         ({"label_smoothing_factor": 1.5}, ValueError, "expected 0 to 1"),
         ({"include_for_metrics": ["input"]}, ValueError, "'inputs', 'loss'"),
+        ({"learning_rate": "5e-5"}, TypeError, "learning_rate is '5e-5', expected a number"),
+        ({"num_train_epochs": -1}, ValueError, "num_train_epochs is -1, expected 0 or more"),
+        ({"label_names": "labels"}, TypeError, "label_names is 'labels', expected a list of names"),
     ],
 )
 def test_what_is_wrong_is_said(given, error, message):

@@ -30,6 +30,15 @@ from parity_tests.training.resumable_run import STEPS, make, run
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the runs that are killed have: several threads would round the sums of a gradient in another way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """An uninterrupted run, with all its checkpoints."""

@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers.modelcard import TrainingSummary, parse_log_history
 
 from minihf import (
@@ -95,6 +95,7 @@ def test_the_courses_run(online, tmp_path):
     ],
 )
 def test_strategies(online, tmp_path, capsys, strategy, places):
+    enable_progress_bars()  # which another test may have left off
     made = trainer(tmp_path / "run", hub_strategy=strategy, hub_always_push=True, hub_model_id="team/m")
     made.train()
     repository = online["team/m"]

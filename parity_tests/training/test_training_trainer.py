@@ -98,6 +98,15 @@ def test_columns_that_the_model_does_not_take_are_left_out(tmp_path):
     assert [seen[0], seen[-1]] == [["input_ids", "label", "text"], ["input_ids", "label"]]
 
 
+def test_the_columns_that_the_model_takes(tmp_path):
+    """The course's chapter 8 asks for them when it looks at a batch."""
+    made, table = trainer(tmp_path), datasets.Dataset.from_list(ROWS)
+    assert made._remove_unused_columns(table, description="training").column_names == ["input_ids", "label"]
+    assert made._remove_unused_columns(ROWS) is ROWS
+    made.args.remove_unused_columns = False
+    assert made._remove_unused_columns(table) is table
+
+
 def as_batch(rows):
     ids, labels = (torch.tensor([row[name] for row in rows]) for name in ("input_ids", "label"))
     return {"input_ids": ids, "labels": labels}
@@ -115,6 +124,15 @@ def test_what_cannot_be_trained(make, message, tmp_path):
     model, settings = make()
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, model, **settings)
+
+
+def test_what_is_of_another_kind(tmp_path):
+    with pytest.raises(TypeError, match=r"model is a str, expected a torch\.nn\.Module, such as AutoModel"):
+        trainer(tmp_path, "bert-base-cased")
+    with pytest.raises(TypeError, match="args is a BertForSequenceClassification, expected TrainingArguments"):
+        Trainer(TrainingArguments(str(tmp_path)), bert())
+    with pytest.raises(TypeError, match=r"model is a function, expected .* model_init makes one"):
+        trainer(tmp_path, bert)
 
 
 def test_packed_texts_are_those_texts(tmp_path):
@@ -175,6 +193,28 @@ def test_losses_of_one_s_own(tmp_path):
     means = trainer(tmp_path, cls=Summed, **settings)
     means.counted, means.loss_is_scaled_for_ga = None, False
     assert losses(means) == pytest.approx(expected, abs=1e-6)
+
+
+class KeepsNotes(Trainer):
+    """Names that people are likely to give to what they add."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.losses, self.count, self.seed, self.step, self.scale = [], 0, 1, 0, 1.0
+        self.tokenizer = "a tokenizer"
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        self.losses.append(loss.item())
+        self.count += 1
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_a_trainer_has_room_for_notes_of_one_s_own(tmp_path):
+    made = trainer(tmp_path, cls=KeepsNotes)
+    assert losses(made) == pytest.approx(made.losses)
+    assert made.count == 5
+    assert made.processing_class == made.tokenizer == "a tokenizer"
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
@@ -261,6 +301,16 @@ def test_the_model_is_made_anew(tmp_path):
         Trainer()
 
 
+def test_a_model_may_be_made_for_a_trial(tmp_path):
+    def model_init(trial):
+        return bert(hidden_dropout_prob=0.0 if trial is None else 0.5)
+
+    args = TrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True, max_steps=1, save_strategy="no")
+    made = Trainer(args=args, model_init=model_init, train_dataset=ROWS)
+    made.train()
+    assert made.model.config.hidden_dropout_prob == 0
+
+
 def test_an_optimizer_of_one_s_own(tmp_path):
     model = bert()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -296,6 +346,13 @@ def test_metrics_see_what_they_ask_for(tmp_path):
     assert each.mean() == pytest.approx(result["eval_b_loss"])
     exact = F.cross_entropy(*(x for x in (made.model(**as_batch(ROWS[5:16])).logits, torch.tensor(labels))))
     assert result["eval_b_loss"] == pytest.approx(exact.item(), abs=1e-6)  # over examples, 8 and 3 to a batch
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_metrics_are_a_dict(each, tmp_path):
+    parts = {"compute_metrics": lambda prediction, compute_result=True: 0.5}
+    with pytest.raises(TypeError, match="compute_metrics gave a float, expected a dict of numbers"):
+        trainer(tmp_path, parts=parts, batch_eval_metrics=each).evaluate(ROWS[:4])
 
 
 def test_metrics_of_each_batch(tmp_path):
@@ -349,6 +406,17 @@ def test_only_the_best_is_kept(tmp_path):
     settings = {"save_strategy": "best", "metric_for_best_model": "f1", "save_total_limit": 1}
     trainer(tmp_path, parts=parts, eval_strategy="steps", eval_steps=1, **settings).train()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_the_best_is_kept_whichever_way_its_folder_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = iter([0.7, 0.3, 0.1])
+    parts = {"eval_dataset": ROWS[:4], "compute_metrics": lambda prediction: {"f1": next(scores)}}
+    settings = {"parts": parts, "metric_for_best_model": "f1", "save_strategy": "steps", "save_steps": 1}
+    settings |= {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    trainer("out", **settings, save_total_limit=2).train()
+    trainer(tmp_path / "out", **settings, save_total_limit=1).train(resume_from_checkpoint=True)
+    assert [path.name for path in Path("out").iterdir()] == ["checkpoint-1"]
 
 
 # Files
@@ -543,6 +611,17 @@ def test_the_loop_without_a_trainer():
         by_hand.zero_grad()
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, other)
+
+
+def test_an_optimizer_of_another_model_would_train_nothing(tmp_path):
+    other = torch.optim.SGD(bert().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="the optimizer has none of the model's parameters"):
+        trainer(tmp_path, bert(), parts={"optimizers": (other, None)})
+
+
+@pytest.mark.parametrize("off", [None, -1])
+def test_without_a_norm_gradients_stay_as_they_are(off, tmp_path):
+    assert losses(trainer(tmp_path, max_grad_norm=off)) == losses(trainer(tmp_path, max_grad_norm=0))
 
 
 def test_paths_may_begin_at_home(monkeypatch, tmp_path):
