@@ -135,7 +135,7 @@ class Tokenizer(PushToHubMixin, Vocabulary):
 
     @classmethod
     def _opened(cls, engine: Engine | None, file: str | Path | None) -> Engine:
-        if (engine is None) == (file is None):
+        if (engine is None) == (file is None) or isinstance(engine, str | Path):
             raise TypeError(
                 f"{cls.__name__} takes either a tokenizers.Tokenizer, tokenizer_object=, or a tokenizer.json, "
                 f"tokenizer_file=; a folder or a hub name is for {cls.__name__}.from_pretrained"

@@ -2,6 +2,8 @@
 
 import pytest
 
+from minihf import BertTokenizer
+
 pytestmark = pytest.mark.filterwarnings("ignore:a text has more:UserWarning", "ignore:.*max_length:UserWarning")
 
 
@@ -129,3 +131,9 @@ def test_options_that_there_are_not_are_named(load):
     for call in (ours, ours.encode, ours.tokenize, ours.encode_plus):
         with pytest.raises(TypeError, match="pad_to_max_length"):
             call("one", pad_to_max_length=True)
+
+
+@pytest.mark.parametrize(("given", "named"), [(("vocab.txt",), {}), ((), {}), ((), {"vocab_file": "vocab.txt"})])
+def test_a_tokenizer_of_a_file_name_is_told_where_those_go(given, named):
+    with pytest.raises(TypeError, match=r"tokenizer_object=.* BertTokenizer\.from_pretrained"):
+        BertTokenizer(*given, **named)
