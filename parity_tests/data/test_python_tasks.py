@@ -6,8 +6,8 @@ from keyword import kwlist
 import pytest
 
 from minihf.data.corpus import read_corpus
+from minihf.data.name_roles import ROLES
 from minihf.data.python_tasks import (
-    ROLES,
     code_questions,
     docstring_pairs,
     first_sentences,

@@ -1,29 +1,20 @@
 """Diverse beam search against transformers 4.51.3, whose texts are stored: scripts/make_generation_fixtures.py."""
 
-import json
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 
-import minihf
 from minihf.generation.group_beams import Diversity
-from scripts.make_generation_fixtures import MODELS, fill
+from parity_tests.generation.stored import cases_of, inputs_of, models_by_name
 
-CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "generation.json").read_text())
-CASES = [case for case in CASES if case["mode"] == "groups"]
+CASES = cases_of("groups")
 FLAGS = {"return_dict_in_generate": True, "output_scores": True}
 
 
 @pytest.fixture(scope="module")
 def models():
-    made = {name: getattr(minihf, name) for name in MODELS}
-    return {name: fill(cls(cls.config_class(**MODELS[name]))) for name, cls in made.items()}
-
-
-def inputs_of(case) -> dict:
-    return {key: torch.tensor(value) for key, value in case["inputs"].items()}
+    return models_by_name()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["model"][:5])
