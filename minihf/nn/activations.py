@@ -69,8 +69,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": identity,
 }
 OVERWRITING: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
-    F.gelu: torch.ops.aten.gelu_,
-    gelu_tanh: partial(torch.ops.aten.gelu_, approximate="tanh"),
+    F.gelu: lambda x: F.gelu(x, out=x),
+    gelu_tanh: lambda x: F.gelu(x, approximate="tanh", out=x),
     F.relu: torch.relu_,
-    F.silu: torch.ops.aten.silu_,
+    F.silu: partial(F.silu, inplace=True),
 }
