@@ -8,8 +8,8 @@ By default: does this docstring belong to this function? Half of them do.
 
 The baseline says of everything what is true of most.
 
-The default run, on Python 3.11's library, in 131 s of processor time: an accuracy of 0.874, the baseline's 0.504. Its
-test asks of a shorter run for 0.05 more.
+The default run, on Python 3.11's library, in 80 s on 2 cores: an accuracy of 0.868, the baseline's 0.504. Its test asks
+of a shorter run for 0.05 more.
 """
 
 from collections import Counter

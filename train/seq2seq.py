@@ -1,4 +1,4 @@
-"""What the recipes share whose models write a text of their own: a small T5, its training, and what it then writes."""
+"""What recipes share whose models write a text of their own: a small Marian, its training, and what it then writes."""
 
 import argparse
 
@@ -9,11 +9,11 @@ from minihf import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
+    MarianConfig,
+    MarianMTModel,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 
@@ -27,7 +27,8 @@ def learn_to_write(
     else:
         texts = (text for name in (source, target) for text in data["train"][name])
         tokenizer = byte_pieces(texts, args.vocab_size, frame=True)
-        model = small_t5(args, tokenizer)
+        model = small_marian(args, tokenizer)
+        tokenizer.model_max_length = model.position_limit
 
     def encode(rows):
         return tokenizer(rows[source], text_target=rows[target], truncation=True, max_length=args.max_length)
@@ -54,20 +55,23 @@ def learn_to_write(
     return trainer, written
 
 
-def small_t5(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """A new T5, without dropout, as there is time for a few epochs only.
+def small_marian(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> MarianMTModel:
+    """A new Marian, without dropout, as there is time for a few epochs only.
 
-    What a decoder takes from the source goes in by one matrix and out by another. Here the second is the transpose of
-    the first, so that from the first step on a word that is looked at is more likely to be written.
+    It begins with what takes longest to find: that a word of the source may be the one to write. Where the decoder
+    looks into the source, queries are made as keys are, so that at first it looks at its own place; and what is taken
+    from there goes out by the transpose of the matrix by which it came in, and so still resembles the word.
     """
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=args.width, d_kv=args.width // 4, d_ff=2 * args.width, num_heads=4,
-        num_layers=args.layers, dropout_rate=0.0, feed_forward_proj="gated-gelu",
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
+    config = MarianConfig(
+        vocab_size=len(tokenizer), d_model=args.width, encoder_layers=args.layers, decoder_layers=args.layers,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=2 * args.width,
+        decoder_ffn_dim=2 * args.width, dropout=0.0, max_position_embeddings=max(512, args.max_length),
+        scale_embedding=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None, decoder_start_token_id=tokenizer.pad_token_id, init_std=args.width**-0.5,
     )  # fmt: skip
-    model = T5ForConditionalGeneration(config)
-    for block in model.decoder.block:
-        attention = block.layer[1].EncDecAttention
-        attention.o.weight.data.copy_(attention.v.weight.data.T)
+    model = MarianMTModel(config)
+    for layer in model.model.decoder.layers:
+        attention = layer.encoder_attn
+        attention.q_proj.weight.data.copy_(attention.k_proj.weight.data)
+        attention.out_proj.weight.data.copy_(attention.v_proj.weight.data.T)
     return model

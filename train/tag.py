@@ -8,8 +8,8 @@ By default: which role has each name in this code? It is a function, a class, an
 
 The baseline gives each word the tag that it most often has, and the most frequent one of names to words never seen.
 
-The default run, on Python 3.11's library, in 83 s of processor time: an accuracy of 0.907 and F1 0.759, the baseline's
-0.839 and 0.635. Its test asks of a shorter run for an accuracy that is higher by 0.02.
+The default run, on Python 3.11's library, in 72 s on 2 cores: an accuracy of 0.907 and F1 0.757, the baseline's 0.839
+and 0.635. Its test asks of a shorter run for an accuracy that is higher by 0.02.
 """
 
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""One text to another, as from English to French: T5.
+"""One text to another, as from English to French: Marian.
 
 By default: from a docstring to the signature of its function, whose name is told. Left out are functions without a
 parameter.
@@ -9,8 +9,8 @@ parameter.
 
 One baseline copies the source, one always says what is most frequent. The metrics are sacrebleu's, from 0 to 100.
 
-The default run, on Python 3.11's library, in 146 s of processor time: BLEU 12.8 and chrF 22.6, the best baseline's 5.2
-and 19.9. Its test asks of a shorter run for a BLEU that is higher by 2.
+The default run, on Python 3.11's library, in 71 s on 2 cores: BLEU 15.7 and chrF 24.1, the best baseline's 5.2 and
+19.9. Its test asks of a shorter run for a BLEU that is higher by 2.
 """
 
 from collections import Counter

@@ -5,7 +5,6 @@
     code_questions       what does this function return, or raise?        a span of the context, as SQuAD
     signatures           docstring to signature                           two texts, as a translation
     first_sentences      a docstring to its first sentence                a document and its summary
-    outlines             code to an outline of it, in words               a document and its summary
 
 Each maker is a pure function: the texts of source files in, rows out, in the order of the files. What is right is asked
 of Python's own parser (`ast`), not guessed. Functions are written out anew by `ast.unparse`, which leaves comments out
@@ -57,7 +56,6 @@ class Function:
     code: str
     docstring: str
     summary: str  # the docstring's first sentence
-    rest: str  # and what follows
     known: dict[str, str]  # what its file defines: name -> role
 
 
@@ -79,7 +77,7 @@ def functions(text: str) -> Iterator[Function]:
             if isinstance(part, ast.arg):
                 part.annotation = None
         signature = f"({ast.unparse(node.args)})"
-        yield Function(node.name, signature, ast.unparse(node), one_line(docstring), *sentences(docstring), known)
+        yield Function(node.name, signature, ast.unparse(node), one_line(docstring), first_sentence(docstring), known)
 
 
 def outermost(node: ast.AST) -> Iterator[AnyFunction]:
@@ -90,11 +88,9 @@ def outermost(node: ast.AST) -> Iterator[AnyFunction]:
             yield from outermost(child)
 
 
-def sentences(docstring: str) -> tuple[str, str]:
-    """The first sentence of a docstring, and the rest: it ends with its first paragraph, or at a full stop before."""
-    first, _, others = docstring.partition("\n\n")
-    summary, *rest = re.split(r"(?<=[.!?])\s+(?=[A-Z])", one_line(first), maxsplit=1)
-    return summary, one_line(" ".join([*rest, others]))
+def first_sentence(docstring: str) -> str:
+    """It ends with the first paragraph, or at a full stop before."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", one_line(docstring.partition("\n\n")[0]), maxsplit=1)[0]
 
 
 def one_line(text: str) -> str:
@@ -225,59 +221,16 @@ def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
     ]
 
 
-def first_sentences(texts: list[str], *, max_characters: int = 120) -> list[Row]:
-    """A row for each function whose docstring goes on after its first sentence: `document` is the rest of the docstring
-    and the function's name and signature, `summary` the first sentence.
+def first_sentences(texts: list[str], *, max_characters: int = 400) -> list[Row]:
+    """A row for each function whose docstring goes on after its first sentence: `document` is the docstring, on one
+    line, and `summary` that sentence. It ends where a full stop is, as a rule, or where only its paragraph did.
 
     Args:
-        max_characters: of a summary; functions with a longer one are left out.
+        max_characters: functions with a longer docstring are left out, and those whose sentence is longer than 120.
     """
-    found = (function for text in texts for function in functions(text) if function.rest)
+    found = (function for text in texts for function in functions(text) if function.docstring != function.summary)
     return [
-        {"document": f"{function.rest} {function.name}{function.signature}", "summary": function.summary}
+        {"document": function.docstring, "summary": function.summary}
         for function in found
-        if len(function.summary) <= max_characters
+        if len(function.docstring) <= max_characters and len(function.summary) <= 120
     ]
-
-
-# Code, said in words
-
-
-def outlines(texts: list[str], *, max_characters: int = 250) -> list[Row]:
-    """A row for each function: `document` is its code, and `summary` says what is in it, as an outline does.
-
-        a method with two arguments: loops, branches, may raise ValueError and KeyError, returns a value
-
-    Args:
-        max_characters: functions whose code is longer are left out.
-    """
-    found = (function.code for text in texts for function in functions(text))
-    return [{"document": code, "summary": outline(code)} for code in found if len(code) <= max_characters]
-
-
-def outline(code: str) -> str:
-    function = ast.parse(code).body[0]
-    nodes = list(ast.walk(function))
-    given = function.args
-    given = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
-    names = [argument.arg for argument in given if argument]
-    own = names[:1] in (["self"], ["cls"])
-    count = len(names) - own
-    number = ("no", "one", "two", "three", "four")[count] if count < 5 else "many"
-    raised = [node for node in nodes if isinstance(node, ast.Raise) and node.exc]
-    raised = [node.exc for node in sorted(raised, key=lambda node: node.lineno)]
-    raised = [ast.unparse(error.func if isinstance(error, ast.Call) else error) for error in raised]
-    yields = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes)
-    returns = any(isinstance(node, ast.Return) and node.value for node in nodes)
-    said = {
-        "waits": any(isinstance(node, ast.Await) for node in nodes),
-        "loops": any(isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.comprehension) for node in nodes),
-        "branches": any(isinstance(node, ast.If | ast.IfExp) for node in nodes),
-        "handles errors": any(isinstance(node, ast.ExceptHandler) for node in nodes),
-        f"may raise {' and '.join(dict.fromkeys(raised))}": bool(raised),
-        "yields values": yields,
-        "returns a value": returns,
-        "returns nothing": not yields and not returns,
-    }
-    kind = f"a {'method' if own else 'function'} with {number} argument{'' if count == 1 else 's'}"
-    return f"{kind}: {', '.join(part for part, true in said.items() if true)}"

@@ -1,6 +1,5 @@
 """What the offline tasks hold: right labels for a small file whose answers are written here by hand, and real files."""
 
-import ast
 from keyword import kwlist
 
 import pytest
@@ -10,11 +9,10 @@ from minihf.data.name_roles import ROLES
 from minihf.data.python_tasks import (
     code_questions,
     docstring_pairs,
+    first_sentence,
     first_sentences,
     functions,
     name_roles,
-    outlines,
-    sentences,
     signatures,
     split_task,
 )
@@ -66,13 +64,12 @@ def test_functions_are_read_as_they_are_written():
     assert (push.name, push.signature) == ("push", "(self, item, *, front=False)")
     assert push.docstring == "Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError."
     assert push.summary == "Put an item on top, e.g. a number."
-    assert push.rest == "Nothing is returned. Raises OverflowError."
     assert push.code == (
         "def push(self, item, *, front=False) -> None:\n    if len(self.items) == LIMIT:\n"
         "        raise OverflowError(item)\n    self.items.append(item)"
     )
     assert each.code.startswith("async def each(self):\n    for item in self.items:")
-    assert (load.docstring, load.summary, load.rest) == ("", "", "")
+    assert (load.docstring, load.summary) == ("", "")
     assert "def inner" in load.code  # part of its function, not one of its own
 
 
@@ -88,15 +85,15 @@ def test_what_cannot_be_read_has_no_functions():
 @pytest.mark.parametrize(
     ("docstring", "expected"),
     [
-        ("One. Two! Three?", ("One.", "Two! Three?")),
-        ("One\n\nTwo.", ("One", "Two.")),
-        ("See e.g. this, i.e. that. Next", ("See e.g. this, i.e. that.", "Next")),
-        ("a\n  b", ("a b", "")),
-        ("", ("", "")),
+        ("One. Two! Three?", "One."),
+        ("One\n\nTwo.", "One"),
+        ("See e.g. this, i.e. that. Next", "See e.g. this, i.e. that."),
+        ("a\n  b", "a b"),
+        ("", ""),
     ],
 )
-def test_the_first_sentence_and_the_rest(docstring, expected):
-    assert sentences(docstring) == expected
+def test_the_first_sentence(docstring, expected):
+    assert first_sentence(docstring) == expected
 
 
 def test_each_function_has_its_own_summary_and_anothers():
@@ -177,40 +174,14 @@ def test_signatures_and_summaries():
     ]  # of `each` there is nothing to say
     (summary,) = first_sentences([SOURCE])  # nothing follows that of `each`
     assert summary == {
-        "document": "Nothing is returned. Raises OverflowError. push(self, item, *, front=False)",
+        "document": "Put an item on top, e.g. a number. Nothing is returned. Raises OverflowError.",
         "summary": "Put an item on top, e.g. a number.",
     }
     assert signatures([SOURCE], max_characters=10) == []
     assert first_sentences([SOURCE], max_characters=20) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "summary"),
-    [
-        ("def f(): pass", "a function with no arguments: returns nothing"),
-        ("def f(self, a, *b): return [c for c in a]", "a method with two arguments: loops, returns a value"),
-        ("def f(cls, /, *, a=lambda b: b): yield a", "a method with one argument: yields values"),
-        (
-            "def f(a, b, c, d, **e):\n while a: raise x.E\n return",
-            "a function with many arguments: loops, may raise x.E, returns nothing",
-        ),
-        (
-            "async def f(a):\n try: await a\n except A: raise\n except B: raise E(1)",
-            "a function with one argument: waits, handles errors, may raise E, returns nothing",
-        ),
-        (
-            "def f(a):\n if a: raise A()\n raise B\n raise A",
-            "a function with one argument: branches, may raise A and B, returns nothing",
-        ),
-    ],
-)
-def test_outlines(code, summary):
-    (row,) = outlines([code])
-    assert (row["document"], row["summary"]) == (ast.unparse(ast.parse(code)), summary)
-    assert outlines([code], max_characters=10) == []
-
-
-@pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences, outlines])
+@pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences])
 def test_this_pythons_own_files(texts, maker):
     rows = maker(texts)
     assert len(rows) > 80
