@@ -14,7 +14,7 @@ shorter run for 0.05 more.
 
 from collections import Counter, defaultdict
 
-from common import arguments, finish, load, settings, word_pieces
+from common import HEADS, arguments, finish, load, settings, word_pieces
 
 from minihf import (
     AutoModelForQuestionAnswering,
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         lines = (text for name in ("question", "context") for text in data["train"][name])
         tokenizer = word_pieces(lines, args.vocab_size)
         config = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
+            vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=HEADS,
             intermediate_size=4 * args.width, max_position_embeddings=args.max_length,
             initializer_range=args.width**-0.5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
             attn_implementation="packed",
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args)),
+        TrainingArguments(**settings(args, model)),
         train_dataset=data["train"].map(encode, batched=True, remove_columns=data["train"].column_names),
         processing_class=tokenizer,
     )

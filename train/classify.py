@@ -14,7 +14,7 @@ of a shorter run for 0.05 more.
 
 from collections import Counter
 
-from common import arguments, finish, load, settings, word_pieces
+from common import HEADS, arguments, finish, load, settings, word_pieces
 from datasets import ClassLabel, Features
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     encoded = data.map(encode, batched=True, remove_columns=texts)
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args)),
+        TrainingArguments(**settings(args, model)),
         train_dataset=encoded["train"],
         eval_dataset=encoded["test"],
         processing_class=tokenizer,
@@ -101,7 +101,7 @@ def new_bert(args, vocab_size: int, num_labels: int) -> BertForSequenceClassific
     looks at itself and at its likes in either text, and sees by the token type whether the other text has one.
     """
     config = BertConfig(
-        vocab_size=vocab_size, hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
+        vocab_size=vocab_size, hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=HEADS,
         intermediate_size=2 * args.width, max_position_embeddings=args.max_length, num_labels=num_labels,
         initializer_range=args.width**-0.5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         attn_implementation="packed",

@@ -18,7 +18,7 @@ import math
 from collections import Counter
 
 import torch
-from common import arguments, byte_pieces, finish, load, settings
+from common import HEADS, arguments, byte_pieces, finish, load, say, settings
 
 from minihf import (
     AutoModelForCausalLM,
@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         tokenizer = byte_pieces(data["train"]["text"], args.vocab_size, frame=False)
         config = GPT2Config(
-            vocab_size=len(tokenizer), n_positions=args.max_length, n_layer=args.layers, n_embd=args.width, n_head=4,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id,
+            vocab_size=len(tokenizer), n_positions=args.max_length, n_layer=args.layers, n_embd=args.width,
+            n_head=HEADS, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )  # fmt: skip
         model = GPT2LMHeadModel(config)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     blocks["test"] = blocks["test"][:: max(1, len(blocks["test"]) // 200)]  # from all over the held-out texts
     trainer = KeytokenTrainer(
         model,
-        TrainingArguments(**settings(args)),
+        TrainingArguments(**settings(args, model)),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         train_dataset=blocks["train"],
         eval_dataset=blocks["test"],
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     scores = {who: {"loss": loss, "perplexity": math.exp(loss)} for who, loss in losses.items()}
     prompt = torch.tensor([blocks["test"][0]["input_ids"][: args.max_length // 4]], device=model.device)  # (1, T)
     written = model.eval().generate(prompt, max_length=args.max_length, do_sample=True, temperature=0.8)
-    print(tokenizer.decode(written[0]))
+    say(tokenizer.decode(written[0]))
     finish(args, scores, model=trainer, task="text-generation", summary="a language model", data=data)
 
 

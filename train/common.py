@@ -19,6 +19,7 @@ try:
     from datasets import Dataset, DatasetDict, load_dataset
     from datasets.exceptions import DatasetGenerationError
     from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, processors
+    from torch import nn
 
     from minihf import BertTokenizer, PreTrainedTokenizerFast, Trainer
     from minihf.data.corpus import read_corpus
@@ -29,6 +30,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f'{missing}. What the recipes need comes with this, in the repository: pip install -e ".[train]"')
 
 START = time.perf_counter()
+HEADS = 4  # of a new model
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -56,8 +58,8 @@ def arguments(
         group = parser.add_argument_group("model")
         group.add_argument("--model", help="a checkpoint to fine-tune, a folder or a hub name, instead of a new model")
         group.add_argument("--layers", type=int, help="of a new model")
-        group.add_argument("--width", type=int, help="of a new model")
-        group.add_argument("--max-length", type=int, help="tokens of an input")
+        group.add_argument("--width", type=int, help=f"of a new model, a multiple of {HEADS}")
+        group.add_argument("--max-length", type=int, help="tokens of a text, read or written")
     parser.add_argument("--vocab-size", type=int, help="of a new tokenizer")
     if network:
         group = parser.add_argument_group("training")
@@ -85,6 +87,8 @@ def load(
         sys.exit("--dataset and --train-file are both given, and only one can be read")
     if args.test_file and not args.train_file:
         sys.exit("--test-file is given without --train-file")
+    if getattr(args, "width", 0) % HEADS and not args.model:
+        sys.exit(f"--width {args.width} is no multiple of {HEADS}, the number of attention heads")
     least = least or len(columns)
     if not least <= len(args.columns) <= len(columns):
         count = f"{least} to {len(columns)}" if least < len(columns) else least
@@ -114,8 +118,14 @@ def load(
             sys.exit(f"{len(train)} rows to train on and {len(test)} to judge by are too few: pass more --source-bytes")
         data = DatasetDict(train=Dataset.from_list(train), test=Dataset.from_list(test))
     data["test"] = data["test"].shuffle(seed=args.seed).select(range(min(args.max_test, len(data["test"]))))
-    print(f"{len(data['train']):,} rows to train on, {len(data['test']):,} held out")
+    say(f"{len(data['train']):,} rows to train on, {len(data['test']):,} held out")
     return data
+
+
+def say(text: str = "") -> None:
+    """Print once, however many processes there are."""
+    if is_main():
+        print(text)
 
 
 def local(args: argparse.Namespace) -> DatasetDict:
@@ -158,7 +168,7 @@ def word_pieces(texts: Iterable[str], vocab_size: int, *, lowercase: bool = Fals
 
 
 def byte_pieces(texts: Iterable[str], vocab_size: int, *, frame: bool) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, as GPT-2's, to which nothing is unknown; with `frame` each text has an end, as T5's."""
+    """Byte-level BPE, as GPT-2's, to which nothing is unknown; with `frame` each text has an end token."""
     engine = ByteLevelBPETokenizer()
     engine.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=["<pad>", "</s>"], show_progress=False)
     if frame:
@@ -173,8 +183,11 @@ def byte_pieces(texts: Iterable[str], vocab_size: int, *, frame: bool) -> PreTra
 # The training, and what it leaves
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What all recipes tell `TrainingArguments`."""
+def settings(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
+    """What all recipes tell `TrainingArguments`, if the model can read as much as it is to be given."""
+    limit = model.position_limit
+    if limit is not None and args.max_length > limit:
+        sys.exit(f"--max-length {args.max_length} is more than the {limit} positions of {args.model}")
     return {
         "output_dir": str(args.out),
         "per_device_train_batch_size": args.batch_size,

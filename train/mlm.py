@@ -14,7 +14,7 @@ a shorter run that the model's be less by 20.
 import math
 from collections import Counter
 
-from common import arguments, finish, load, settings, word_pieces
+from common import HEADS, arguments, finish, load, settings, word_pieces
 
 from minihf import (
     AutoModelForMaskedLM,
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         tokenizer = word_pieces(data["train"]["text"], args.vocab_size, lowercase=True)
         config = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
+            vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=HEADS,
             intermediate_size=4 * args.width, max_position_embeddings=args.max_length,
             initializer_range=args.width**-0.5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     fixed = with_gaps(blocks["test"], gaps)  # the same gaps for all who are judged
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args)),
+        TrainingArguments(**settings(args, model)),
         data_collator=gaps,
         train_dataset=blocks["train"],
         processing_class=tokenizer,

@@ -1,18 +1,19 @@
-"""A text to its title or summary: Marian.
+"""A text to its title or summary: a small new Marian, or the checkpoint of --model.
 
-By default: from a docstring to its first sentence. Where that ends, nobody tells the model: at a full stop that is no
-abbreviation's, or where a paragraph ended, whose line break it is not shown.
+By default: from a docstring to its first sentence. The model is not told to copy, nor where to end.
 
     python train/summarize.py
     python train/summarize.py --dataset xsum --columns document summary --model t5-small --learning-rate 3e-4
     python train/summarize.py --train-file articles.json --columns body title --max-length 512
 
-One baseline copies the text's first words, one always says what is most frequent. The metrics are rouge-score's F1.
+One baseline copies the text's first words, one always says what is most frequent. Beside them stands the rule by which
+the offline task is nearly made, all up to the first full stop. The metrics are rouge-score's F1.
 
-The default run, on Python 3.11's library, in 128 s on 2 cores: ROUGE-L 0.93, the best baseline's 0.81. Its test asks of
-a shorter run for 0.04 more.
+The default run, on Python 3.11's library, in 128 s on 2 cores: ROUGE-L 0.93, the best baseline's 0.81, the rule's 0.93.
+Its test asks of a shorter run for 0.04 more than the baseline's.
 """
 
+import re
 from collections import Counter
 
 from common import arguments, finish, load
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     guesses = {
         "baseline: the first words": first_words(source, right),
         "baseline: the most frequent summary": [most] * len(right),
+        "a rule: the first full stop": [re.split(r"(?<=[.!?]) ", text, maxsplit=1)[0] for text in source],
         "this model": written,
     }
     scores = {who: rouge(guess, right) for who, guess in guesses.items()}

@@ -14,7 +14,7 @@ and 0.635. Its test asks of a shorter run for an accuracy that is higher by 0.02
 
 from collections import Counter, defaultdict
 
-from common import arguments, finish, load, settings, word_pieces
+from common import HEADS, arguments, finish, load, settings, word_pieces
 from datasets import Sequence, Value
 from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         tokenizer = word_pieces((" ".join(row) for row in data["train"]["tokens"]), args.vocab_size)
         config = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=4,
+            vocab_size=len(tokenizer), hidden_size=args.width, num_hidden_layers=args.layers, num_attention_heads=HEADS,
             intermediate_size=4 * args.width, max_position_embeddings=args.max_length, num_labels=len(names),
             initializer_range=args.width**-0.5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
             attn_implementation="packed",
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     encoded = data.map(encode, batched=True, remove_columns=COLUMNS)
     trainer = Trainer(
         model,
-        TrainingArguments(**settings(args)),
+        TrainingArguments(**settings(args, model)),
         data_collator=DataCollatorForTokenClassification(tokenizer),
         train_dataset=encoded["train"],
         eval_dataset=encoded["test"],

@@ -1,4 +1,4 @@
-"""One text to another, as from English to French: Marian.
+"""One text to another, as from English to French: a small new Marian, or the checkpoint of --model.
 
 By default: from a docstring to the signature of its function, whose name is told. Left out are functions without a
 parameter.

@@ -7,8 +7,9 @@
     first_sentences      a docstring to its first sentence                a document and its summary
 
 Each maker is a pure function: the texts of source files in, rows out, in the order of the files. What is right is asked
-of Python's own parser (`ast`), not guessed. Functions are written out anew by `ast.unparse`, which leaves comments out
-and gives all code one style; it differs a little from one version of Python to the next.
+of Python's own parser (`ast`), not guessed; where a sentence ends, of `first_sentence`. Functions are written out anew
+by `ast.unparse`, which leaves comments out and gives all code one style; it differs a little from one version of Python
+to the next.
 
 `split_task` holds out whole files.
 """
@@ -89,7 +90,7 @@ def outermost(node: ast.AST) -> Iterator[AnyFunction]:
 
 
 def first_sentence(docstring: str) -> str:
-    """It ends with the first paragraph, or at a full stop before."""
+    """Up to the first ".", "!" or "?" before a capital, or to the end of the first paragraph."""
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", one_line(docstring.partition("\n\n")[0]), maxsplit=1)[0]
 
 
@@ -221,16 +222,17 @@ def signatures(texts: list[str], *, max_characters: int = 80) -> list[Row]:
     ]
 
 
-def first_sentences(texts: list[str], *, max_characters: int = 400) -> list[Row]:
-    """A row for each function whose docstring goes on after its first sentence: `document` is the docstring, on one
-    line, and `summary` that sentence. It ends where a full stop is, as a rule, or where only its paragraph did.
+def first_sentences(texts: list[str], *, max_characters: int = 400, max_summary: int = 120) -> list[Row]:
+    """A row for each function whose docstring goes on after its `first_sentence`: `document` is the docstring, on one
+    line, and `summary` that sentence.
 
     Args:
-        max_characters: functions with a longer docstring are left out, and those whose sentence is longer than 120.
+        max_characters: functions with a longer docstring are left out.
+        max_summary: and those whose first sentence has more characters than this.
     """
     found = (function for text in texts for function in functions(text) if function.docstring != function.summary)
     return [
         {"document": function.docstring, "summary": function.summary}
         for function in found
-        if len(function.docstring) <= max_characters and len(function.summary) <= 120
+        if len(function.docstring) <= max_characters and len(function.summary) <= max_summary
     ]

@@ -88,6 +88,7 @@ def test_what_cannot_be_read_has_no_functions():
         ("One. Two! Three?", "One."),
         ("One\n\nTwo.", "One"),
         ("See e.g. this, i.e. that. Next", "See e.g. this, i.e. that."),
+        ("Talk to Dr. Who. next", "Talk to Dr."),
         ("a\n  b", "a b"),
         ("", ""),
     ],
@@ -178,7 +179,7 @@ def test_signatures_and_summaries():
         "summary": "Put an item on top, e.g. a number.",
     }
     assert signatures([SOURCE], max_characters=10) == []
-    assert first_sentences([SOURCE], max_characters=20) == []
+    assert first_sentences([SOURCE], max_characters=20) == first_sentences([SOURCE], max_summary=20) == []
 
 
 @pytest.mark.parametrize("maker", [docstring_pairs, name_roles, code_questions, signatures, first_sentences])

@@ -25,7 +25,7 @@ SHORT = {
     "summarize": ("--source-bytes 8000000 --max-steps 350 --max-length 64 --max-test 60", "rougeL", 0.04),
     "tag": ("--source-bytes 1000000 --max-steps 100 --width 64", "accuracy", 0.02),
     "tokenizer": ("--source-bytes 500000 --vocab-size 1000", "characters per token", 1.0),
-    "translate": ("--max-steps 130 --width 128 --layers 1 --max-length 32 --max-test 100", "BLEU", 2.0),
+    "translate": ("--max-steps 130 --layers 1 --max-length 32 --max-test 100", "BLEU", 2.0),
 }
 
 
@@ -88,6 +88,28 @@ def test_what_was_trained_answers_in_a_pipeline_and_is_trained_on(recipe, tmp_pa
     assert "baseline: always" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["summarize", "translate"])
+def test_what_writes_goes_on_from_a_run_and_answers_in_a_pipeline(recipe, name, tmp_path, monkeypatch, capsys):
+    """A folder with data as a data set's name; texts longer than the model's positions; too long a --max-length."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    data, first, second = tmp_path / "data", tmp_path / "first", tmp_path / "second"
+    data.mkdir()
+    rows = [f"say {word} twice {'on ' * 700 * (word == 'one')},{word} {word}" for word in ("one", "two", "six")]
+    for part in ("train", "test"):
+        (data / f"{part}.csv").write_text("\n".join(["body,title", *rows * 8]))
+    options = ["--dataset", str(data), "--columns", "body", "title", "--width", "32", "--vocab-size", "300"]
+    options += ["--max-length", "20", "--learning-rate", "1e-2"]
+    main = recipe(name).main
+    main([*options, "--max-steps", "40", "--out", str(first)])
+    assert capsys.readouterr().out.count("24 rows to train on, 24 held out") == 1
+    main([*options, "--max-steps", "40", "--model", str(first), "--out", str(second)])
+    assert "two two" in capsys.readouterr().out
+    (answer,) = pipeline("text2text-generation", str(second))("say two twice ")
+    assert answer["generated_text"] == "two two"
+    with pytest.raises(SystemExit, match=r"--max-length 700 is more than the 512 positions of .*first"):
+        main([*options, "--max-length", "700", "--model", str(first), "--out", str(second)])
+
+
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
@@ -107,6 +129,8 @@ def test_what_was_trained_answers_in_a_pipeline_and_is_trained_on(recipe, tmp_pa
         ("classify", "--test-file gaps.csv", "without --train-file"),
         ("classify", "--columns a b c d", "--columns takes 2 to 3 names"),
         ("translate", "--columns a", "--columns takes 2 names, for docstring signature; 1 came"),
+        ("translate", "--train-file words.csv --columns text number", "column of signatures holds int64"),
+        ("translate", "--width 30", "--width 30 is no multiple of 4"),
         ("tag", "--train-file bad.json", "bad.json cannot be read as json"),
         ("tag", "--train-file words.csv --columns text label", "words and tags are lists"),
         ("answer", "--train-file words.csv --columns label label2 text", "answers are such as"),
@@ -122,7 +146,7 @@ def test_what_cannot_be_read_is_told(recipe, name, options, told, tmp_path, monk
         "head.csv": "label,text\n",
         "one.csv": "label,text\nup,a b\n",
         "gaps.csv": "label,text\nup,a b\n,c d\ndown,e f\nup,g h\n",
-        "words.csv": "label,label2,text\n" + "up,up,a b\n" * 4,
+        "words.csv": "label,label2,text,number\n" + "up,up,a b,7\n" * 4,
         "bad.json": "{",
     }.items():
         Path(file).write_text(text)

@@ -11,6 +11,14 @@ import pytest
 from minihf.training.signals import stop_on
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """A shell that starts a job in the background has it ignore ctrl-c, and Python leaves it at that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number: signal.Signals) -> None:
     signal.raise_signal(number)
 
