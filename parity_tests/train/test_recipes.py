@@ -22,7 +22,7 @@ SHORT = {
     "classify": ("--source-bytes 2500000 --max-steps 100", "accuracy", 0.05),
     "clm": ("--source-bytes 1000000 --max-steps 80 --layers 2 --width 64 --vocab-size 400", "perplexity", -20.0),
     "mlm": ("--source-bytes 2000000 --max-steps 150 --layers 2 --width 64 --vocab-size 500", "perplexity", -20.0),
-    "summarize": ("--source-bytes 8000000 --max-steps 350 --max-length 64 --max-test 60", "rougeL", 0.04),
+    "summarize": ("--source-bytes 8000000 --max-steps 400 --max-length 64 --max-test 60", "rougeL", 0.02),
     "tag": ("--source-bytes 1000000 --max-steps 100 --width 64", "accuracy", 0.02),
     "tokenizer": ("--source-bytes 500000 --vocab-size 1000", "characters per token", 1.0),
     "translate": ("--max-steps 130 --layers 1 --max-length 32 --max-test 100", "BLEU", 2.0),
