@@ -25,7 +25,7 @@ def learn_to_write(
     for name in (source, target):
         kind = getattr(data["train"].features[name], "dtype", "a list")
         if kind not in ("string", "large_string"):
-            sys.exit(f"the column of {name}s holds {kind}, where texts are expected")
+            sys.exit(f"the column for {name!r} holds {kind}, where texts are expected: name another by --columns")
     if args.model:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         model = AutoModelForSeq2SeqLM.from_pretrained(args.model)
@@ -68,6 +68,7 @@ def small_marian(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -
     taken from there goes out by the transpose of the matrix by which it came in, and so still resembles the word.
     """
     size = args.width**-0.5  # with it and `scale_embedding`, a word weighs about as much as its position
+    # Positions are computed, so that to have 512 costs nothing; no end is forced, where Marian's own has another id.
     config = MarianConfig(
         vocab_size=len(tokenizer), d_model=args.width, encoder_layers=args.layers, decoder_layers=args.layers,
         encoder_attention_heads=HEADS, decoder_attention_heads=HEADS, encoder_ffn_dim=2 * args.width,

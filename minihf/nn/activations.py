@@ -68,6 +68,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "linear": identity,
 }
+# Not `torch.ops.aten.gelu_`: to find the operator by its name takes longer than a token of a small model needs for it.
 OVERWRITING: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
     F.gelu: lambda x: F.gelu(x, out=x),
     gelu_tanh: lambda x: F.gelu(x, approximate="tanh", out=x),
