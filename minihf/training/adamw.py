@@ -2,8 +2,9 @@
 
 `update` is the paper's algorithm 2, and all the arithmetic there is. It is given a whole tensor or a part of one: no
 number depends on its neighbours. On the CPU `step` goes through each parameter in blocks that stay in the cache while
-`update` reads them eight times over; tensor by tensor, each of those times would be a journey to memory and back. The
-results are the same to the last bit, and so are those of `torch.optim.AdamW(foreach=False)`.
+`update` reads them seven times over; tensor by tensor, each of those times would be a journey to memory and back. The
+results are the same to the last bit. So are the moments of `torch.optim.AdamW(foreach=False)`; its parameters differ by
+rounding, since it divides by sqrt(c2) where `update` multiplies by the inverse, for one kernel less.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ class AdamW(Optimizer):
         amsgrad: the largest second moment so far stands in for the last one (Reddi et al., 2018).
         maximize: go up instead of down.
         fused: torch's fused kernel does the step where there is one, if the bias is corrected. Equal up to rounding.
-            On a GPU ask for it: the plain step starts eight kernels for each tensor.
+            On a GPU ask for it: the plain step starts seven kernels for each tensor.
 
     Raises:
         ValueError: a setting is out of range.
@@ -94,6 +95,7 @@ class AdamW(Optimizer):
                 steps = [state["step"] for state in states]
                 adamw(*lists, steps, fused=True, amsgrad=group["amsgrad"], **settings)
                 continue
+            settings["eps"] = torch.tensor(group["eps"], dtype=torch.float64)
             for one, state in zip(tensors, states, strict=True):
                 state["step"] += 1
                 t = state["step"].item()
@@ -141,19 +143,22 @@ def update(
     lr: float,
     beta1: float,
     beta2: float,
-    eps: float,
+    eps: Tensor,
     weight_decay: float,
     maximize: bool,
 ) -> None:
     """A step of the parameters p, whose gradient is g, in place. c1 and c2 are 1 - beta^t, which correct the bias."""
     g = -g if maximize else g
-    if weight_decay:
-        p.mul_(1 - lr * weight_decay)
     m.lerp_(g, 1 - beta1)  # m = beta1 m + (1 - beta1) g
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)  # v = beta2 v + (1 - beta2) g²
     if largest_v is not None:
         v = torch.maximum(largest_v, v, out=largest_v)
-    p.addcdiv_(m, v.sqrt().div_(c2**0.5).add_(eps), value=-lr / c1)  # p -= lr (m / c1) / (sqrt(v / c2) + eps)
+    root = v.sqrt()
+    # A sum takes a factor for what it adds: so eps, a tensor of one number, comes first.
+    denominator = torch.add(eps, root, alpha=c2**-0.5, out=root)
+    if weight_decay:
+        p.mul_(1 - lr * weight_decay)
+    p.addcdiv_(m, denominator, value=-lr / c1)  # p -= lr (m / c1) / (sqrt(v / c2) + eps)
 
 
 def own_part(tensor: Tensor) -> Tensor:
