@@ -2,9 +2,12 @@
 
 `update` is the paper's algorithm 2, and all the arithmetic there is. It is given a whole tensor or a part of one: no
 number depends on its neighbours. On the CPU `step` goes through each parameter in blocks that stay in the cache while
-`update` reads them seven times over; tensor by tensor, each of those times would be a journey to memory and back. The
-results are the same to the last bit. So are the moments of `torch.optim.AdamW(foreach=False)`; its parameters differ by
-rounding, since it divides by sqrt(c2) where `update` multiplies by the inverse, for one kernel less.
+`update` reads them seven times over; tensor by tensor, each of those times would be a journey to memory and back.
+Blocks change no bit of the results.
+
+The moments are those of `torch.optim.AdamW(foreach=False)` to the last bit. The parameters differ from torch's by
+rounding: it divides the root of the second moment by that of 1 - beta2^t, and `update` multiplies by the inverse, which
+saves a kernel.
 """
 
 from collections.abc import Callable, Iterable
