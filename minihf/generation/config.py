@@ -101,13 +101,14 @@ class GenerationConfig(PushToHubMixin):
     sequence_bias: dict | list | None = None
     """{ids of a sequence: added to the logit of its last token, after the others}; in files [[ids, bias], …]."""
     encoder_repetition_penalty: float | None = None
-    """Above 1, logits of the encoder's tokens are raised: multiplied where positive, divided where negative."""
+    """Above 1, logits of the encoder's tokens are raised: multiplied where positive, divided where negative. Without an
+    encoder, those of the prompt's."""
     repetition_penalty: float | None = None
     """Above 1, logits of tokens already there are lowered so (arXiv 1909.05858)."""
     no_repeat_ngram_size: int | None = None
     """No n tokens in a row occur twice."""
     encoder_no_repeat_ngram_size: int | None = None
-    """No n tokens in a row of the encoder's text occur."""
+    """No n tokens in a row of the encoder's text occur; without an encoder, of the prompt."""
     bad_words_ids: list[list[int]] | None = None
     """Sequences of tokens that never occur."""
     forced_bos_token_id: int | None = None

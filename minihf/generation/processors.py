@@ -54,7 +54,7 @@ def processors_for(
         steps: the most tokens to add.
         beams: rows of one text, side by side.
         mask: of the prompts (B, T), 0 where they are padded; the decoder's.
-        encoder_ids: what the encoder reads (B, K), where it reads ids.
+        encoder_ids: what the encoder reads (B, K), where it reads ids; without an encoder, the prompts.
         prefix_allowed_tokens_fn: (number of the text, ids (T,)) -> the tokens that may follow.
         guidance, diversity: see `guidance.guidance`; what keeps groups of beams apart.
         own: the caller's.
@@ -76,7 +76,7 @@ def processors_for(
     made.append(diversity)
     penalty, size = config.encoder_repetition_penalty, config.encoder_no_repeat_ngram_size
     if encoder_ids is None and (penalty not in (None, 1) or size):
-        logger.warning("there is no encoder that reads ids: the settings that begin with encoder_ do nothing")
+        logger.warning("the settings that begin with encoder_ look at ids, and embeddings came: they do nothing")
     if penalty not in (None, 1) and encoder_ids is not None:
         made.append(penalties.encoder_repetition(penalty, encoder_ids))
     if config.repetition_penalty not in (None, 1):

@@ -20,7 +20,7 @@ class Prompts:
         ids: what is continued, (B, P); of an encoder-decoder, what its decoder begins with. (B, 0) after embeddings.
         mask: 1 = real, 0 = padding, (B, P), embeddings and cached tokens included; None where nothing is padded.
         context: what goes to the encoder, where there is one.
-        source: the ids that the encoder reads, if it reads ids.
+        source: the ids that the encoder reads, if it reads ids; without an encoder, those of the prompts.
     """
 
     ids: Tensor
@@ -71,7 +71,7 @@ def prompts_of_decoder(
             f"token_type_ids has shape {tuple(token_type_ids.shape)}, expected that of input_ids, {tuple(ids.shape)}"
         )
     check_cache(cache, ids, "input_ids")
-    return Prompts(ids, mask, token_type_ids, cache=cache)
+    return Prompts(ids, mask, token_type_ids, cache=cache, source=ids)
 
 
 def prompts_of_both(

@@ -114,6 +114,11 @@ KNOBS = [
     {"logits_processor": [favoured]},
     {"stopping_criteria": [long_enough]},
     {"use_cache": False, "repetition_penalty": 1.5},
+    # Of a decoder without an encoder, these look at the prompts.
+    {"encoder_repetition_penalty": 2.5},
+    {"encoder_repetition_penalty": 0.5, "repetition_penalty": 1.2},
+    {"encoder_no_repeat_ngram_size": 1, "encoder_repetition_penalty": 3.0},
+    {"encoder_no_repeat_ngram_size": 2, "suppress_tokens": [*range(20, V)]},
 ]
 # These reshape what is drawn from.
 DRAWN = [
@@ -135,10 +140,6 @@ WITH_ENCODER = [
     {"forced_bos_token_id": 17},
     {"forced_bos_token_id": 17, "begin_suppress_tokens": [*range(20, V)]},
     {"decoder_start_token_id": 30},
-    {"encoder_repetition_penalty": 2.5},
-    {"encoder_repetition_penalty": 0.5, "repetition_penalty": 1.2},
-    {"encoder_no_repeat_ngram_size": 1, "encoder_repetition_penalty": 3.0},
-    {"encoder_no_repeat_ngram_size": 2, "suppress_tokens": [*range(20, V)]},
 ]
 
 

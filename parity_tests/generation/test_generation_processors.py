@@ -382,10 +382,10 @@ def test_neutral_settings_make_no_processors():
         assert processors_for(config, prompt=3, steps=2, encoder_ids=text(4)) == []
 
 
-def test_what_has_no_encoder_to_look_at_says_so(caplog):
+def test_what_has_no_ids_to_look_at_says_so(caplog):
     config = GenerationConfig(encoder_repetition_penalty=2.0, encoder_no_repeat_ngram_size=2)
     assert processors_for(config, prompt=3, steps=2) == []
-    assert "no encoder that reads ids" in caplog.text
+    assert "encoder_ look at ids, and embeddings came" in caplog.text
 
 
 def test_the_callers_own_stand_before_the_truncations():
