@@ -5,6 +5,7 @@ Names, meanings and defaults are the reference's, those that its current release
 
 import copy
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -276,10 +277,10 @@ def settle(own: GenerationConfig, given: GenerationConfig | None, settings: dict
     return GenerationConfig(**{**DEFAULTS, **own.said(), **(given.said() if given else {}), **settings})
 
 
-def check_names(settings: dict[str, Any]) -> None:
-    """A keyword that nobody has ever heard of is a slip of the pen."""
+def check_names(settings: dict[str, Any], others: Sequence[str] = ()) -> None:
+    """A keyword that nobody has ever heard of is a slip of the pen, and may have meant one of the `others`."""
     known = [field.name for field in fields(GenerationConfig)] + list(NEUTRAL)
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, [*known, *others], n=1)
             raise TypeError(f"generate has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -50,6 +50,8 @@ def contrastive_search(
     for step in range(steps):
         if step == 0:
             logits = reader(ids.repeat_interleave(k, dim=0))[::k]  # (B, V)
+            if k > logits.size(1):
+                raise ValueError(f"top_k={k} candidates: there are {logits.size(1)} tokens")
             output, states = reader.output, directions(reader.output)  # states (B, P, C)
         scores = logits
         for process in processors:

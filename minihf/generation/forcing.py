@@ -52,6 +52,9 @@ def allowed_only(allowed: Callable[[int, Tensor], list[int]], beams: int) -> Pro
     Where others left none of them to any beam of a text, they are forced.
     """
 
+    if not callable(allowed):
+        raise TypeError(f"prefix_allowed_tokens_fn takes a callable (text, ids) -> tokens, not {allowed!r}")
+
     def process(ids: Tensor, logits: Tensor) -> Tensor:
         shut = torch.full_like(logits, -torch.inf)
         for row, text in enumerate(ids):
@@ -61,7 +64,13 @@ def allowed_only(allowed: Callable[[int, Tensor], list[int]], beams: int) -> Pro
                     f"prefix_allowed_tokens_fn allows no token for text {row // beams} after {text.tolist()}: "
                     "at an end, allow the end token"
                 )
-            shut[row, tokens] = 0.0
+            try:
+                shut[row, tokens] = 0.0
+            except IndexError as error:
+                raise ValueError(
+                    f"prefix_allowed_tokens_fn allows a token that is none for text {row // beams} after "
+                    f"{text.tolist()}: there are {logits.size(1)}"
+                ) from error
         out = logits + shut
         none = out.amax(-1).isneginf().view(-1, beams).all(-1)  # (B,) -> (texts, beams) -> (texts,)
         return torch.where(none.repeat_interleave(beams)[:, None], shut, out)

@@ -63,7 +63,7 @@ def processors_for(
     Raises:
         TypeError: `own` is no list of callables.
     """
-    own = [own] if callable(own) and not isinstance(own, list) else own or []
+    own = [] if own is None else own if isinstance(own, (list, tuple)) else [own]
     for process in own:
         if not callable(process):
             raise TypeError(f"logits_processor takes callables (input_ids, scores) -> scores, not {process!r}")

@@ -57,8 +57,7 @@ def stop_for(
             raise ValueError(f"stop_strings={config.stop_strings!r} takes generate(..., tokenizer=tokenizer)")
         strings = config.stop_strings
         rules.append(at_string([strings] if isinstance(strings, str) else strings, tokenizer))
-    own = [own] if callable(own) and not isinstance(own, list) else own or ()
-    for rule in own:
+    for rule in () if own is None else own if isinstance(own, (list, tuple)) else [own]:
         if not callable(rule):
             raise TypeError(f"stopping_criteria takes callables (input_ids, scores) -> bool, not {rule!r}")
         rules.append(by_caller(rule, scores))

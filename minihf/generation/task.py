@@ -1,5 +1,6 @@
 """One call of `generate`, settled: its arguments checked once, and brought into the form that the loops take."""
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,9 +96,11 @@ def prepare(
         settings: the fields of `GenerationConfig`.
     """
     started = time.monotonic()
-    check_names(settings)
+    check_names(settings, ARGUMENTS)
     if generation_config is not None and not isinstance(generation_config, GenerationConfig):
-        raise TypeError(f"generation_config takes a GenerationConfig, not a {type(generation_config).__name__}")
+        kind = type(generation_config)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"generation_config takes a GenerationConfig of minihf, not a {name}")
     config = settle(model.generation_config, generation_config, settings)
     if isinstance(past_key_values, StaticCache):
         static, past_key_values, config.cache_implementation = past_key_values, None, "static"
@@ -119,6 +122,12 @@ def prepare(
             decoder_attention_mask, past_key_values,
         )  # fmt: skip
     else:
+        of_encoder = {"encoder_outputs": encoder_outputs, "decoder_input_ids": decoder_input_ids}
+        for name, given in {**of_encoder, "decoder_attention_mask": decoder_attention_mask}.items():
+            if given is not None:
+                raise ValueError(
+                    f"{name} is for models with an encoder, and {type(model).__name__} has none: leave it out"
+                )
         prompts = prompts_of_decoder(
             model, config, ids, attention_mask, token_type_ids, inputs_embeds, past_key_values
         )
@@ -136,14 +145,19 @@ def prepare(
     asked = tuple(name for name in FLAGS if getattr(config, name)) if config.return_dict_in_generate else ()
     record = Record(asked, 1 if contrastive else rows)
     guide = None
+    negative = {
+        "negative_prompt_ids": negative_prompt_ids,
+        "negative_prompt_attention_mask": negative_prompt_attention_mask,
+    }
+    for name, given in negative.items():
+        if given is not None and config.guidance_scale is None:
+            raise ValueError(f"{name} takes guidance_scale, which says how far away from it: set it above 1")
     if config.guidance_scale not in (None, 1):
-        guide = guidance(
-            model,
-            config.guidance_scale,
-            negative_prompt_ids=negative_prompt_ids,
-            negative_prompt_attention_mask=negative_prompt_attention_mask,
-            use_cache=config.use_cache is not False,
-        )
+        if prompts.inputs_embeds is not None and negative_prompt_ids is None:
+            raise ValueError(
+                "guidance_scale goes away from the prompt's last id, and embeddings came: pass negative_prompt_ids"
+            )
+        guide = guidance(model, config.guidance_scale, **negative, use_cache=config.use_cache is not False)
     pad = config.pad_token_id if config.pad_token_id is not None or not ends else ends[0]
     diversity = Diversity(config.diversity_penalty) if groups > 1 else None
     processors = processors_for(
@@ -205,6 +219,9 @@ def prepare(
         diversity,
         guesser,
     )
+
+
+ARGUMENTS = ("streamer", *inspect.signature(prepare).parameters)  # a slip of the pen may have meant one of these
 
 
 def settle_lengths(model: nn.Module, prompts: Prompts, config: GenerationConfig) -> int:

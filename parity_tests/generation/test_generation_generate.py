@@ -557,6 +557,9 @@ def test_token_types_are_continued(pairs):
         ({"max_new_token": 3}, "no argument 'max_new_token'; did you mean 'max_new_tokens'?"),
         ({"temprature": 3}, "did you mean 'temperature'?"),
         ({"eos_token": 3}, "did you mean 'eos_token_id'?"),
+        ({"attention_mak": 3}, "did you mean 'attention_mask'?"),
+        ({"stopping_criterias": 3}, "did you mean 'stopping_criteria'?"),
+        ({"streamr": 3}, "did you mean 'streamer'?"),
         ({"zzzz": 3}, "no argument 'zzzz'"),
     ],
 )
@@ -597,6 +600,30 @@ def test_settings_that_are_refused(settings, told, pairs):
     with pytest.raises(ValueError, match=r"\w+") as error:
         pairs["gpt2"][0].generate(prompts(1)[0], **settings)
     assert told in str(error.value)
+
+
+def test_arguments_that_are_refused(pairs):
+    """By name, and never passed over: what the call cannot use, and what is no function where one is called."""
+    model, (ids, mask) = pairs["gpt2"][0], prompts(2)
+    embeds = model.get_input_embeddings()(ids)
+    for settings, told in (
+        ({"encoder_outputs": (embeds,)}, "encoder_outputs is for models with an encoder"),
+        ({"decoder_input_ids": ids}, "decoder_input_ids is for models with an encoder"),
+        ({"decoder_attention_mask": mask}, "decoder_attention_mask is for models with an encoder"),
+        ({"negative_prompt_ids": ids}, "negative_prompt_ids takes guidance_scale"),
+        ({"negative_prompt_attention_mask": mask}, "negative_prompt_attention_mask takes guidance_scale"),
+        ({"penalty_alpha": 0.5, "top_k": V + 1}, f"top_k={V + 1} candidates: there are {V} tokens"),
+        ({"prefix_allowed_tokens_fn": lambda text, ids: [3, V]}, rf"allows a token .* there are {V}"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            model.generate(ids, **settings)
+    with pytest.raises(ValueError, match=r"guidance_scale .* embeddings came: pass negative_prompt_ids"):
+        model.generate(inputs_embeds=embeds, guidance_scale=1.5)
+    for name in ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"):
+        with pytest.raises(TypeError, match=rf"{name} takes .*not 3"):
+            model.generate(ids, **{name: 3})
+    with pytest.raises(TypeError, match=r"generation_config takes .* of minihf, not a transformers"):
+        model.generate(ids, generation_config=transformers.GenerationConfig())
 
 
 def test_prompts_that_are_refused(pairs):
