@@ -83,7 +83,7 @@ def prepare(
         stopping_criteria: further `(ids (B, T), scores) -> bool (B,) or bool`, True where a text is at its end.
         prefix_allowed_tokens_fn: (number of the text, its ids (T,)) -> the ids that may follow.
         attention_mask: 1 = real, 0 = padding (B, T). None: where the pad token is not an end token too, pad tokens are
-            taken for padding; else nothing is.
+            taken for padding (an encoder's, too, as in 4.51); else nothing is.
         token_type_ids: (B, T), for models that have them.
         inputs_embeds: prompts as embeddings (B, T, C), instead of ids.
         past_key_values: what the model has read of these prompts before; `input_ids` are all ids, read or not. Or a
@@ -115,6 +115,9 @@ def prepare(
     config.check_other()
     if inputs is not None and input_ids is not None:
         raise ValueError("generate got its prompts twice, as inputs and as input_ids: pass one of them")
+    known = {"token_type_ids", "kwargs"}
+    if token_type_ids is not None and known.isdisjoint(inspect.signature(model.forward).parameters):
+        raise ValueError(f"{type(model).__name__} has no token_type_ids: leave them out")
     ids = inputs if input_ids is None else input_ids
     if model.config.is_encoder_decoder:
         prompts = prompts_of_both(

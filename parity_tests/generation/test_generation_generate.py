@@ -14,6 +14,7 @@ from minihf.generation.stopping import at_token
 from minihf.models.auto import AutoModelForCausalLM
 from minihf.models.bert import BertConfig, BertForMaskedLM, BertLMHeadModel
 from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
+from minihf.models.llama import LlamaConfig, LlamaForCausalLM
 from minihf.nn.cache import Cache
 
 V, LIMIT = 61, 48
@@ -619,6 +620,9 @@ def test_arguments_that_are_refused(pairs):
             model.generate(ids, **settings)
     with pytest.raises(ValueError, match=r"guidance_scale .* embeddings came: pass negative_prompt_ids"):
         model.generate(inputs_embeds=embeds, guidance_scale=1.5)
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=8, num_attention_heads=2, num_hidden_layers=1))
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no token_type_ids"):
+        llama.generate(ids, token_type_ids=ids)
     for name in ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"):
         with pytest.raises(TypeError, match=rf"{name} takes .*not 3"):
             model.generate(ids, **{name: 3})

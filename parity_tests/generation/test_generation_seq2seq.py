@@ -106,6 +106,19 @@ def test_what_the_encoder_saw_comes_back(pairs):
         torch.testing.assert_close(x[real], y[:2][real], atol=1e-9, rtol=1e-9)
 
 
+@ALL
+def test_padding_that_no_mask_tells_of(kind, pairs):
+    """The pad token tells of it, as in 4.51.3: padding never changes a result. Today's reference reads it as text."""
+    padded, way = IDS.masked_fill(MASK == 0, 2), {**ASKED, "return_dict_in_generate": True, "output_logits": True}
+    ours, theirs = pairs[kind]
+    told, untold, other = (
+        torch.stack(model.generate(padded, **way, **given).logits[:1])
+        for model, given in ((ours, {"attention_mask": MASK}), (ours, {}), (theirs, {}))
+    )
+    assert torch.equal(told, untold)
+    assert (untold[0, 1] - other[0, 1]).abs().max() > 0.01
+
+
 def test_what_is_refused(pairs):
     model = pairs["bart"][0]
     read = model.generate(IDS, **ASKED, return_dict_in_generate=True).past_key_values
@@ -124,6 +137,7 @@ def test_what_is_refused(pairs):
         ({"inputs": IDS, "decoder_attention_mask": [[1], [1]]}, "the mask of decoder_input_ids is a list"),
         ({"inputs": IDS, "num_beams": 2, "length_penalty": float("nan")}, "length_penalty=nan: expected a finite"),
         ({"encoder_outputs": ()}, "encoder_outputs begin with a state"),
+        ({"inputs": IDS, "token_type_ids": IDS}, "BartForConditionalGeneration has no token_type_ids"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
             model.generate(**{**ASKED, **given})
