@@ -11,7 +11,7 @@ under one seed batches are equal to its own.
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,6 +40,12 @@ class TorchDice:
         """For each place that is True an id less than `below`. (The reference draws for all places.)"""
         return torch.randint(below, places.shape, generator=self.generator).numpy()[places]
 
+    def state(self) -> str:
+        return self.generator.get_state().numpy().tobytes().hex()
+
+    def set_state(self, state: str) -> None:
+        self.generator.set_state(torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8))
+
 
 class NumpyDice:
     """The same with NumPy's."""
@@ -53,6 +59,12 @@ class NumpyDice:
     def ids(self, places: np.ndarray, below: int) -> np.ndarray:
         integers = self.generator.integers if self.generator else np.random.randint
         return integers(0, below, size=np.count_nonzero(places), dtype=np.int64)
+
+    def state(self) -> dict:
+        return self.generator.bit_generator.state
+
+    def set_state(self, state: dict) -> None:
+        self.generator.bit_generator.state = state
 
 
 Dice = TorchDice | NumpyDice
@@ -229,6 +241,15 @@ class DataCollatorForLanguageModeling:
             seed = self.seed if self.seed is None or worker is None else self.seed + worker.id
             self._dice[return_tensors] = TorchDice(seed) if return_tensors == "pt" else NumpyDice(seed)
         return self._dice[return_tensors]
+
+    def random_state(self) -> dict[str, Any]:
+        """Where its own random numbers are, as JSON has it, so that a run can go on; {} if there were none yet."""
+        return {} if self.seed is None else {kind: dice.state() for kind, dice in self._dice.items()}
+
+    def set_random_state(self, state: Mapping[str, Any]) -> None:
+        self._dice.clear()
+        for kind, each in state.items() if self.seed is not None else ():
+            self.dice(kind).set_state(each)
 
 
 @dataclass

@@ -266,6 +266,11 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
             raise ValueError("early stopping follows a metric: set metric_for_best_model, or load_best_model_at_end")
         if args.eval_strategy == "no":
             raise ValueError("early stopping follows the evaluations: set eval_strategy to 'steps' or 'epoch'")
+        # Of a run that goes on from where it was stopped.
+        control.should_training_stop |= state.global_step > 0 and self.has_waited()
+
+    def has_waited(self) -> bool:
+        return self.early_stopping_patience_counter >= self.early_stopping_patience
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         name = prefixed(args.metric_for_best_model)
@@ -276,7 +281,7 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
         gain = gain if args.greater_is_better else -gain
         better = state.best_metric is None or (gain > 0 and gain > self.early_stopping_threshold)
         self.early_stopping_patience_counter = 0 if better else self.early_stopping_patience_counter + 1
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+        if self.has_waited():
             control.should_training_stop = True
 
     def state(self) -> dict[str, Any]:

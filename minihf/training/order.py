@@ -185,9 +185,19 @@ def set_epoch(loader: Any, epoch: int) -> None:
 class Place:
     """Where in its data a run is. Iterating `batches` moves it on; `as_dict` is what a checkpoint keeps of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, collator: Any = None) -> None:
+        """collator: it may draw from a row of its own, which `random_state` tells and `set_random_state` sets."""
         self.epoch = self.given = 0  # epochs that are over, batches of this one that were given out
         self.at_start = self.before_waiting = cpu_random_state()
+        self.collator = collator if hasattr(collator, "set_random_state") else None
+        self.own_before_waiting = self.own_state()
+
+    def own_state(self) -> Any:
+        return None if self.collator is None else self.collator.random_state()
+
+    def set_own_state(self, state: Any) -> None:
+        if self.collator is not None and state is not None:
+            self.collator.set_random_state(state)
 
     def batches(self, loader: Any, present: tuple | None = None) -> Iterator[Any]:
         """The epoch's batches from here on, each given out when the next one was read.
@@ -199,29 +209,36 @@ class Place:
             iterator = evenly(loader, iter(loader))
             waiting = self.read(iterator)
         else:
+            own_present = self.own_state()
             set_cpu_random_state(self.at_start)
             iterator = evenly(loader, skipped(loader, self.given))
             set_cpu_random_state(self.before_waiting)
+            self.set_own_state(self.own_before_waiting)
             waiting = self.read(iterator)
             set_cpu_random_state(present)
+            self.set_own_state(own_present)
         while waiting is not None:
             batch, waiting = waiting, self.read(iterator)
             self.given += 1
             yield batch
 
     def read(self, iterator: Iterator[Any]) -> Any:
-        self.before_waiting = cpu_random_state()
+        self.before_waiting, self.own_before_waiting = cpu_random_state(), self.own_state()
         return next(iterator, None)
 
     def as_dict(self) -> dict[str, Any]:
         states = {name: packed_state(getattr(self, name)) for name in ("at_start", "before_waiting")}
-        return {"epoch": self.epoch, "given": self.given} | states
+        own = {"own_before_waiting": self.own_before_waiting, "own_present": self.own_state()}
+        return {"epoch": self.epoch, "given": self.given} | states | own
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Place":
-        place = cls()
+    def from_dict(cls, values: dict[str, Any], collator: Any = None) -> "Place":
+        """Also puts the collator's own row to where it was."""
+        place = cls(collator)
         place.epoch, place.given = values["epoch"], values["given"]
         place.at_start, place.before_waiting = (unpacked_state(values[x]) for x in ("at_start", "before_waiting"))
+        place.own_before_waiting = values.get("own_before_waiting")
+        place.set_own_state(values.get("own_present"))
         return place
 
 

@@ -115,7 +115,7 @@ def restore_run(trainer: "Trainer", folder: Path, steps: int) -> tuple:
     present = cpu_random_state()
     places = of_processes(kept, "DataOrder")
     if len(places) == world_size() and not args.ignore_data_skip:
-        trainer.place = Place.from_dict(places[rank()])
+        trainer.place = Place.from_dict(places[rank()], trainer.data_collator)
         return present
     trainer.place.epoch, done = divmod(state.global_step, steps)
     if not args.ignore_data_skip:  # of another number of processes; or of the reference, which does not say more

@@ -47,7 +47,7 @@ def run(trainer: "Trainer", folder: Path | None, ignore_keys: list[str] | None, 
     epochs = sys.maxsize if steps is None else math.ceil(max_steps / steps)
     batches = max_steps * accumulate if batches is None else batches
 
-    trainer.state, trainer.place = trainer.fresh_state(), Place()
+    trainer.state, trainer.place = trainer.fresh_state(), Place(trainer.data_collator)
     trainer.state.compute_steps(args, max_steps)
     if trainer.made_scheduler:
         trainer.lr_scheduler, trainer.made_scheduler = None, False
@@ -68,16 +68,17 @@ def run(trainer: "Trainer", folder: Path | None, ignore_keys: list[str] | None, 
     trainer.tell("on_train_begin")
     if args.eval_on_start and folder is None:
         trainer.evaluate(ignore_keys=ignore_keys)
-    if present is not None and (place.given == 0 or first_step >= max_steps):
+    stopping = agree(trainer.control, stop)
+    over = first_step >= max_steps or trainer.control.should_training_stop
+    if present is not None and (place.given == 0 or over):
         set_cpu_random_state(present)
         present = None if place.given == 0 else present
-    stopping = agree(trainer.control, stop)
     # A run may go on from its last step: then what follows an epoch is left to do.
-    while place.epoch < epochs and (state.global_step < max_steps or present is not None):
+    while place.epoch < epochs and (not (over or state.global_step >= max_steps) or present is not None):
         trainer.tell("on_epoch_begin")
         set_epoch(loader, place.epoch)
         step = None
-        for step in epoch_steps(trainer, loader, present) if state.global_step < max_steps else ():
+        for step in () if over else epoch_steps(trainer, loader, present):
             after_step(trainer, step, batches)
             agree(trainer.control, stop)
             log_evaluate_save(trainer, step, ignore_keys)

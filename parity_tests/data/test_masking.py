@@ -1,8 +1,10 @@
 """Masked batches equal the reference's under one seed, over several batches; and keep what was promised about them."""
 
 import copy
+import json
 import pickle
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -189,3 +191,24 @@ def test_errors(bert, gpt):
     assert (collator.mask_replace_prob, collator.random_replace_prob) == (1, 0)
     with pytest.raises(ValueError, match=r"the examples have none.*return_offsets_mapping=True"):
         collator([{"input_ids": [5, 6]}])
+
+
+@pytest.mark.parametrize("return_tensors", ["pt", "np"])
+def test_its_own_random_numbers_go_on_where_they_were(bert, return_tensors):
+    rows = rows_of(bert.ours, ["some words to guess, and more of them", "a few"])
+    make = partial(minihf.DataCollatorForLanguageModeling, bert.ours, mlm_probability=0.5, return_tensors=return_tensors)
+    first = make(seed=3)
+    unused = first.random_state()
+    begun = [first(rows) for _ in range(2)]
+    state = json.loads(json.dumps(first.random_state()))
+    then = [first(rows) for _ in range(3)]
+    second = make(seed=3)
+    for at, expected in ((state, then), (unused, begun)):
+        second.set_random_state(at)
+        for each in expected:
+            batch = second(rows)
+            assert all(np.array_equal(batch[name], value) for name, value in each.items())
+    other = make()  # has none, and leaves the global ones alone
+    other(rows)
+    assert other.random_state() == {}
+    other.set_random_state(state)

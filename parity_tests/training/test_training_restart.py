@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader, IterableDataset
 
 from minihf import (
     BertConfig,
     BertForMaskedLM,
+    DataCollatorForLanguageModeling,
     EarlyStoppingCallback,
     LoraConfig,
+    PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -81,6 +85,13 @@ def adapted():
     return get_peft_model(BertForMaskedLM(BertConfig(**SIZES)), LoraConfig(target_modules=["query"], r=2))
 
 
+def with_a_seed():
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(5, 61))]
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", mask_token="[MASK]")
+    return DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.4, seed=5)
+
+
 CASES = {
     "plain": {},
     "accumulated": {"gradient_accumulation_steps": 2, "num_train_epochs": 3},
@@ -101,19 +112,43 @@ CASES = {
         "max_steps": 9,
     },
     "adapter": {"model": adapted, "num_train_epochs": 1.2},
+    "collator with a seed": {"collate": with_a_seed},
+    "stream, collator with a seed": {"collate": with_a_seed, "data": Stream(), "max_steps": 14},
+    "stopped early": {
+        "early": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "metric_for_best_model": "loss",
+        "learning_rate": 0.0,
+        "every": 3,
+    },
+    "stopped early, by epoch": {
+        "early": 1,
+        "metric_for_best_model": "loss",
+        "learning_rate": 0.0,
+        "save_strategy": "epoch",
+        "num_train_epochs": 4,
+        "every": 1,
+    },
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_goes_on_exactly(case, tmp_path):
     settings = dict(CASES[case])
-    every = settings.pop("every", 8)
-    whole = trainer(tmp_path / "whole", **settings)
+    every, early = settings.pop("every", 8), settings.pop("early", None)
+    collate = settings.pop("collate", lambda: padded if early else masked)
+
+    def started(folder):
+        callbacks = [EarlyStoppingCallback(early)] if early else []
+        return trainer(folder, collate=collate(), callbacks=callbacks, **settings)
+
+    whole = started(tmp_path / "whole")
     whole.train()
     folders = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     expected = whole.model.state_dict()
     for folder in {*folders[1::every], folders[-1]}:
-        resumed = trainer(tmp_path / "resumed", **settings)
+        resumed = started(tmp_path / "resumed")
         random.seed(9), np.random.seed(9), torch.manual_seed(9)  # of no consequence
         output = resumed.train(resume_from_checkpoint=str(folder))
         for name, value in resumed.model.state_dict().items():
