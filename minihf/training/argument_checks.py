@@ -97,8 +97,9 @@ def check_numbers(args: "TrainingArguments") -> None:
         if not steps > 0 or (steps > 1 and steps != int(steps)):
             raise ValueError(f"{name} is {steps}, expected a whole number of steps, or a part of the run below 1")
         setattr(args, name, int(steps) if steps >= 1 else steps)
-    if args.torch_empty_cache_steps is not None and not args.torch_empty_cache_steps >= 1:
-        raise ValueError(f"torch_empty_cache_steps is {args.torch_empty_cache_steps}, expected 1 or more")
+    for name in ("torch_empty_cache_steps", "eval_accumulation_steps"):
+        if getattr(args, name) is not None and not getattr(args, name) >= 1:
+            raise ValueError(f"{name} is {getattr(args, name)}, expected None, or 1 or more")
     if not args.warmup_steps >= 0 or not 0 <= (args.warmup_ratio or 0) <= 1:
         raise ValueError(
             f"warmup_steps is {args.warmup_steps}, expected 0 or more; warmup_ratio is {args.warmup_ratio}, "

@@ -21,5 +21,15 @@ def optimizer_class(args: TrainingArguments) -> tuple[type[Optimizer], dict[str,
         "adagrad": (torch.optim.Adagrad, {}),
         "rmsprop": (torch.optim.RMSprop, {}),
     }[args.optim]
-    further = dict(each.split("=") for each in (args.optim_args or "").replace(" ", "").split(",") if each)
-    return cls, {"lr": args.learning_rate, **settings, **{name: json.loads(x.lower()) for name, x in further.items()}}
+    return cls, {"lr": args.learning_rate, **settings, **further_settings(args.optim_args or "")}
+
+
+def further_settings(optim_args: str) -> dict[str, Any]:
+    try:
+        pairs = [each.split("=") for each in optim_args.replace(" ", "").split(",") if each]
+        return {name: json.loads(value.lower()) for name, value in pairs}
+    except ValueError as error:
+        raise ValueError(
+            f"optim_args is {optim_args!r}, expected 'name=value,name=value', each value a number, true or false; "
+            "betas are adam_beta1 and adam_beta2"
+        ) from error

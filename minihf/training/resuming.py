@@ -18,7 +18,7 @@ from minihf.training.checkpoints import last_checkpoint, load_checkpoint, rotate
 from minihf.training.distributed import by_main, everyone, random_states, rank, world_size
 from minihf.training.order import Place
 from minihf.training.parallel import full_state, full_weights, is_sharded
-from minihf.training.restoring import OPTIMIZER, STATE, process_random_state
+from minihf.training.restoring import OPTIMIZER, SCHEDULER, STATE, process_random_state
 from minihf.training.seeds import cpu_random_state
 from minihf.training.sums import Losses
 
@@ -86,7 +86,7 @@ def restore_run(trainer: "Trainer", folder: Path, steps: int) -> tuple:
     steps: of an epoch.
     """
     args = trainer.args
-    exact = (folder / OPTIMIZER).exists() or not (folder / STATE).exists()
+    exact = any((folder / name).exists() for name in (OPTIMIZER, SCHEDULER)) or not (folder / STATE).exists()
     values = load_checkpoint(
         folder,
         model=trainer.model,

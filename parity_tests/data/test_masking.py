@@ -196,7 +196,8 @@ def test_errors(bert, gpt):
 @pytest.mark.parametrize("return_tensors", ["pt", "np"])
 def test_its_own_random_numbers_go_on_where_they_were(bert, return_tensors):
     rows = rows_of(bert.ours, ["some words to guess, and more of them", "a few"])
-    make = partial(minihf.DataCollatorForLanguageModeling, bert.ours, mlm_probability=0.5, return_tensors=return_tensors)
+    settings = {"mlm_probability": 0.5, "return_tensors": return_tensors}
+    make = partial(minihf.DataCollatorForLanguageModeling, bert.ours, **settings)
     first = make(seed=3)
     unused = first.random_state()
     begun = [first(rows) for _ in range(2)]

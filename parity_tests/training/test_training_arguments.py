@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from minihf import Seq2SeqTrainingArguments, TrainingArguments
+from minihf.training.optimizers import optimizer_class
 
 OURS = {"logging_dir", "warmup_ratio"}  # of former releases
 
@@ -106,12 +107,20 @@ def test_subclasses_and_copies_keep_it_all():
         ({"include_for_metrics": ["input"]}, ValueError, "'inputs', 'loss'"),
         ({"learning_rate": "5e-5"}, TypeError, "learning_rate is '5e-5', expected a number"),
         ({"num_train_epochs": -1}, ValueError, "num_train_epochs is -1, expected 0 or more"),
+        ({"eval_accumulation_steps": 0}, ValueError, "eval_accumulation_steps is 0, expected None, or 1 or more"),
         ({"label_names": "labels"}, TypeError, "label_names is 'labels', expected a list of names"),
     ],
 )
 def test_what_is_wrong_is_said(given, error, message):
     with pytest.raises(error, match=message):
         TrainingArguments("out", **given)
+
+
+@pytest.mark.parametrize("optim_args", ["amsgrad", "betas=(0.8,0.9)", "eps=small", "eps=1=2"])
+def test_further_settings_of_the_optimizer_that_cannot_be_read(optim_args):
+    with pytest.raises(ValueError, match=r"optim_args is .*expected 'name=value,name=value'.*adam_beta1"):
+        optimizer_class(TrainingArguments("out", optim_args=optim_args))
+    assert optimizer_class(TrainingArguments("out", optim_args="eps=1e-3, amsgrad=True"))[1]["amsgrad"] is True
 
 
 def test_the_best_checkpoint_needs_one_for_each_evaluation():

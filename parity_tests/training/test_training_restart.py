@@ -25,6 +25,7 @@ from minihf import (
     TrainingArguments,
     get_peft_model,
 )
+from minihf.checkpoints.files import CheckpointError
 
 SIZES = {"vocab_size": 61, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
 SIZES |= {"max_position_embeddings": 20}
@@ -174,6 +175,10 @@ def test_a_checkpoint_without_its_optimizer_is_no_run(tmp_path):
     trainer(tmp_path, max_steps=1, save_only_model=True).train()
     assert not (tmp_path / "checkpoint-1" / "optimizer.pt").exists()
     with pytest.raises(ValueError, match="save_only_model"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+    trainer(tmp_path, max_steps=2, save_steps=2).train()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").unlink()  # lost, and not left out
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt is missing"):
         trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
