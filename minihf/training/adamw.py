@@ -11,6 +11,7 @@ saves a kernel.
 """
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class AdamW(Optimizer):
             On a GPU ask for it: the plain step starts seven kernels for each tensor.
 
     Raises:
-        ValueError: a setting is out of range.
+        TypeError, ValueError: a setting is no number, or out of range.
         RuntimeError: a gradient is sparse or complex.
     """
 
@@ -98,7 +99,7 @@ class AdamW(Optimizer):
                 steps = [state["step"] for state in states]
                 adamw(*lists, steps, fused=True, amsgrad=group["amsgrad"], **settings)
                 continue
-            settings["eps"] = torch.tensor(group["eps"], dtype=torch.float64)
+            settings["eps"] = torch.tensor(group["eps"], dtype=torch.float64, device="cpu")
             for one, state in zip(tensors, states, strict=True):
                 state["step"] += 1
                 t = state["step"].item()
@@ -131,7 +132,7 @@ class AdamW(Optimizer):
                 group.setdefault(name, value)
         for one in self.state.values():
             if "step" in one and not isinstance(one["step"], Tensor):
-                one["step"] = torch.tensor(float(one["step"]))
+                one["step"] = torch.tensor(float(one["step"]), device="cpu")
 
 
 def update(
@@ -184,7 +185,10 @@ def has_kernel(tensors: tuple[Tensor, ...]) -> bool:
 def check_settings(group: dict[str, Any]) -> None:
     """Settings that would not fail but quietly train nothing, or diverge."""
     for name in ("lr", "eps", "weight_decay"):
+        if not isinstance(group[name], Real | Tensor):  # YAML reads 5e-5 as a text
+            raise TypeError(f"{name} is {group[name]!r}, expected a number")
         if not group[name] >= 0:
             raise ValueError(f"{name} is {group[name]}, expected a number that is not negative")
-    if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
-        raise ValueError(f"betas is {group['betas']}, expected two numbers from 0 up to, but not including, 1")
+    betas = group["betas"]
+    if isinstance(betas, Real) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas is {betas}, expected two numbers from 0 up to, but not including, 1")

@@ -5,6 +5,7 @@ import math
 import pickle
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -339,6 +340,32 @@ def test_settings_out_of_range_are_refused_also_of_a_group(settings, message):
         AdamW([p], **settings)
     with pytest.raises(ValueError, match=message):
         AdamW([{"params": [p], **settings}])
+
+
+@pytest.mark.parametrize("settings", [{"lr": "5e-5"}, {"eps": None}, {"weight_decay": [0.1]}])
+def test_settings_that_are_no_numbers_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(TypeError, match=rf"{name} is .*, expected a number"):
+        AdamW([nn.Parameter(torch.zeros(1))], **settings)
+    AdamW([nn.Parameter(torch.zeros(1))], **{name: np.float32(0.1)})
+    with pytest.raises(ValueError, match=r"betas is 0\.9, expected two numbers"):
+        AdamW([nn.Parameter(torch.zeros(1))], betas=0.9)
+
+
+def test_parameters_need_not_lie_on_the_default_device():
+    """Where a program's default is a GPU (here "meta", which every machine has), a part may be left on the CPU."""
+    results = []
+    for default in ("cpu", "meta"):
+        p = nn.Parameter(torch.ones(3))
+        p.grad = torch.arange(3.0)
+        optimizer = AdamW([p])
+        state = optimizer.state_dict() | {"state": {0: {"step": 2, "exp_avg": p.grad * 2, "exp_avg_sq": p.grad}}}
+        with torch.device(default):
+            optimizer.step()
+            optimizer.load_state_dict(state)
+            optimizer.step()
+        results.append(p.detach())
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("fused", [False, True])
