@@ -171,6 +171,16 @@ def test_the_last_checkpoint_and_the_counts_of_callbacks(tmp_path):
         trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
 
 
+def test_workers_that_stay_are_said_to_begin_anew(tmp_path, caplog):
+    settings = {"max_steps": 12, "save_steps": 1, "eval_strategy": "no", "dataloader_num_workers": 1}  # 10 an epoch
+    trainer(tmp_path, dataloader_persistent_workers=True, **settings).train()
+    for step, stay, warned in ((8, True, False), (11, True, True), (11, False, False)):
+        caplog.clear()
+        resumed = trainer(tmp_path / "resumed", dataloader_persistent_workers=stay, **settings)
+        resumed.train(resume_from_checkpoint=tmp_path / f"checkpoint-{step}")
+        assert ("dataloader_persistent_workers" in caplog.text) == warned
+
+
 def test_a_checkpoint_without_its_optimizer_is_no_run(tmp_path):
     trainer(tmp_path, max_steps=1, save_only_model=True).train()
     assert not (tmp_path / "checkpoint-1" / "optimizer.pt").exists()
