@@ -143,6 +143,8 @@ def compute_transition_scores(
 
     A beam's token scores sum to `sequences_scores` times its length to the power of `length_penalty`.
     """
+    if not scores:  # nothing was to be written
+        return torch.empty(len(sequences), 0, device=sequences.device)
     table = torch.stack(scores, dim=1)  # (rows, steps, V)
     if normalize_logits:
         table = table.log_softmax(-1)

@@ -69,8 +69,8 @@ def keytoken_weighted_loss(inputs: Tensor, logits: Tensor, keytoken_ids: list[in
         upcast(logits).flatten(0, 1), next_tokens(inputs).flatten(), ignore_index=IGNORED, reduction="none"
     )
     losses = losses.view(B, T).sum(1) / (T - 1)  # the last token's is 0
-    occurrences = torch.stack([(inputs == token).sum(1) for token in keytoken_ids]).sum(0)  # (B,)
-    return (alpha * (1 + occurrences) * losses).mean()
+    occurrences = sum(((inputs == token).sum(1) for token in keytoken_ids), inputs.new_zeros(B))
+    return alpha * ((1 + occurrences) * losses).mean()
 
 
 def classification_loss(logits: Tensor, labels: Tensor | None, problem_type: str | None = None) -> Tensor | None:

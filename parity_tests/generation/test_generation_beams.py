@@ -174,6 +174,11 @@ def test_a_search_of_no_tokens_gives_the_prompts(writers):
     model = writers("gpt2", "GPT2LMHeadModel")[0]
     ids = prompts(model, False)["input_ids"]
     assert torch.equal(model.generate(ids, num_beams=2, max_new_tokens=0), ids)
+    for beams in (1, 2):
+        given = {"num_beams": beams, "max_new_tokens": 0, "return_dict_in_generate": True, "output_scores": True}
+        out = model.generate(ids, **given)
+        scores = model.compute_transition_scores(out.sequences, out.scores, getattr(out, "beam_indices", None))
+        assert scores.shape == (len(ids), 0)
 
 
 def test_more_beams_than_tokens(writers):

@@ -200,7 +200,7 @@ def test_labels_of_a_turned_batch_are_told():
     assert cross_entropy(torch.randn(2, 5), torch.zeros(2, 1, dtype=torch.long)) > 0  # a column is fine
 
 
-@pytest.mark.parametrize("tokens, alpha", [([4], 1.0), ([2, 9], 0.7), ([2, 2], 1.0)])
+@pytest.mark.parametrize("tokens, alpha", [([4], 1.0), ([2, 9], 0.7), ([2, 2], 1.0), ([], 0.3)])
 def test_a_text_weighs_more_the_more_key_tokens_it_has(tokens, alpha):
     """The course's formula, text by text and token by token."""
     x, ids = logits(B, T, V), torch.randint(V, (B, T))
@@ -209,7 +209,7 @@ def test_a_text_weighs_more_the_more_key_tokens_it_has(tokens, alpha):
     for b in range(B):
         losses = [-x[b, t].log_softmax(-1)[ids[b, t + 1]] for t in range(T - 1)]
         weight = 1 + sum((ids[b] == token).sum() for token in tokens)  # a token named twice counts twice
-        total = total + alpha * weight * sum(losses) / len(losses)
+        total = total + alpha * (weight * sum(losses) / len(losses))  # an int times alpha would be float32
     same(keytoken_weighted_loss(ids, x, tokens, alpha), total / B, x, tolerance=1e-12)
 
 
