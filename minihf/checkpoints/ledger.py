@@ -4,7 +4,7 @@ A model's `state_dict()` is the checkpoint, key for key. What cannot be mirrored
 
 - `gamma`/`beta`, the names of a norm's weight and bias in files converted from TensorFlow;
 - stale buffers, which old files carry and nobody reads (`position_ids`, the causal triangle `attn.bias`, frequencies,
-  positions where a model computes them);
+  positions where a model computes them, the `version` of the program that trained BART);
 - the base model's prefix (`bert.`), which a file may lack, saved from the base model, or carry, saved from a head; in
   one of Llama's heads it is another than in the rest;
 - tied parameters, which a file holds once;
@@ -23,7 +23,7 @@ from minihf.checkpoints.files import CheckpointError, TensorInfo
 MODERN_NAMES = {r"\.gamma$": ".weight", r"\.beta$": ".bias"}
 STALE = re.compile(
     r"(^|\.)(position_ids|token_type_ids|(attn|(cross)?attention)\.(bias|masked_bias)|rotary_emb\.inv_freq"
-    r"|embed_positions\.weight|EncDecAttention\.relative_attention_bias\.weight)$"
+    r"|embed_positions\.weight|(en|de)coder\.version|EncDecAttention\.relative_attention_bias\.weight)$"
 )
 
 

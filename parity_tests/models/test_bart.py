@@ -146,10 +146,14 @@ def test_a_file_as_published_loads(name, tmp_path):
     tensors = model.state_dict()
     for copy in [key for key in tensors if key.endswith("embed_tokens.weight") or key == "lm_head.weight"]:
         del tensors[copy]  # the table is there once, by its shared name
-    publish(tmp_path, config, tensors)
+    # fairseq's own note, which files of bart-large and its children carry
+    prefix = "" if model.base_model is model else "model."
+    versions = {f"{prefix}{side}.version" for side in ("encoder", "decoder")}
+    publish(tmp_path, config, tensors | {key: torch.tensor([3.0]) for key in versions})
     ours, info = getattr(minihf, class_name).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+    assert set(info["stale"]) == versions
     theirs = getattr(transformers, class_name).from_pretrained(tmp_path)
     assert ours.config.id2label == theirs.config.id2label
     assert getattr(ours.config, "num_beams", None) == config.get("num_beams")  # kept
