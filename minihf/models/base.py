@@ -351,13 +351,26 @@ class Model(PushToHubMixin, nn.Module):
 
     @classmethod
     def from_config(
-        cls, config: Config, *, dtype: torch.dtype | str | None = None, attn_implementation: str | None = None
+        cls,
+        config: Config,
+        *,
+        dtype: torch.dtype | str | None = "auto",
+        attn_implementation: str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
     ) -> "Model":
-        """A model with first values, to train from scratch, and a copy of the config."""
+        """A model with first values, to train from scratch, and a copy of the config.
+
+        Args:
+            dtype: of the parameters; "auto": the config's, where it has one, else PyTorch's default, as None is.
+            attn_implementation: as in `from_pretrained`.
+            torch_dtype: the former name of `dtype`.
+        """
         config = copy.deepcopy(config)
         if attn_implementation is not None:
             config.attn_implementation = attn_implementation
         model = cls(config)
+        dtype = dtype if torch_dtype is None else torch_dtype
+        dtype = config.dtype if dtype == "auto" else dtype
         return model if dtype is None else model.to(as_dtype(dtype))
 
     @classmethod

@@ -678,6 +678,18 @@ def test_the_generation_config_goes_with_the_model(saved, tmp_path):
     assert again.generation_config.to_dict() == model.generation_config.to_dict()
 
 
+@pytest.mark.parametrize("of_config", [None, "bfloat16"])
+@pytest.mark.parametrize("how", [{}, {"dtype": "float16"}, {"torch_dtype": torch.float16}, {"dtype": None}])
+def test_from_config_makes_the_dtype_that_the_reference_makes(of_config, how):
+    """auto, as it is unsaid: the config's. The constructor alone is float32, whatever the config says."""
+    sizes = {"vocab_size": 11, "n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 5, "dtype": of_config}
+    theirs = transformers.AutoModel.from_config(transformers.GPT2Config(**sizes), **how)
+    config = CONFIGS["gpt2"](**sizes)
+    assert AutoModel.from_config(config, **how).dtype == theirs.dtype
+    assert config.dtype == of_config
+    assert CLASSES["GPT2Model"](config).dtype == torch.float32
+
+
 def test_from_config(unset_is_nan):
     for name in CLASSES:
         model = CLASSES[name].from_config(CONFIGS[family(name)](), dtype=torch.bfloat16)
