@@ -24,8 +24,9 @@ HIDDEN = -10000.0  # the logit of what cannot be in the answer
 class QuestionAnsweringPipeline(Pipeline):
     """`{"score", "start", "end", "answer"}`; `start` and `end` are characters of the context.
 
-    It is called with `question=` and `context=`, each a text or a list; or with `{"question": ..., "context": ...}`, a
-    list or a generator of these. A list of one gives that one's answer, for the reference's sake.
+    It is called with `question=` and `context=`, each a text or a list; or with `{"question": ..., "context": ...}`, of
+    texts or of lists, or a list or a generator of pairs of texts. A list of one gives that one's answer, for the
+    reference's sake.
 
     Options:
         top_k: how many answers (1); several come as a list. `topk` is the former spelling.
@@ -88,7 +89,9 @@ class QuestionAnsweringPipeline(Pipeline):
             given = inputs[0] if len(inputs) == 1 else list(inputs)
             if isinstance(given, list) and len(given) == 1:
                 (given,) = given
-            return super().__call__(given, **options)
+            if not (isinstance(given, Mapping) and isinstance(given.get("question"), list)):
+                return super().__call__(given, **options)
+            question, context = given["question"], given.get("context")
         if question is None or context is None:
             raise ValueError("question= and context= are both needed: None came, or nothing")
         questions = [question] if isinstance(question, str) else list(question)

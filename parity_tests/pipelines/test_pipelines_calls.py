@@ -246,6 +246,21 @@ def test_a_folder_without_a_tokenizer(checkpoint, tmp_path):
         pipeline("text-classification", tmp_path)
 
 
+def test_questions_and_contexts_of_a_batch_of_a_dataset(checkpoint):
+    """As in 4.57.6: a mapping of columns is as many pairs; a context that all share goes by name alone."""
+    pipe = pipeline("question-answering", checkpoint("questions"), device="cpu")
+    questions, contexts = ["who lives?", "where is it?"], [LONG, MIXED[1]]
+    columns = {"question": questions, "context": contexts}
+    wanted = pipe(question=questions, context=contexts)
+    assert len(wanted) == 2
+    assert differences(pipe(columns), wanted) == []
+    assert differences(pipe(columns, top_k=2), pipe(**columns, top_k=2)) == []
+    with pytest.raises(ValueError, match="2 questions and 1 contexts"):
+        pipe({"question": questions, "context": contexts[:1]})
+    with pytest.raises(ValueError, match="'question' is a list"):
+        pipe([columns, columns])
+
+
 def test_a_long_question_can_be_cut(checkpoint):
     pipe = pipeline("question-answering", checkpoint("questions"), device="cpu")
     cut = pipe("who lives there? " * 20, LONG, max_question_len=4)
