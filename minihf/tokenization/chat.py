@@ -112,15 +112,19 @@ def apply_chat_template(
     if not tokenize:
         return texts if batched else texts[0]
 
-    encoding = tokenizer(
-        texts if batched else texts[0],
-        add_special_tokens=False,
-        padding=padding,
-        truncation=truncation,
-        max_length=max_length,
-        return_tensors=return_tensors,
-        **tokenizer_kwargs or {},
-    )
+    settings = {
+        "add_special_tokens": False,
+        "padding": padding,
+        "truncation": truncation,
+        "max_length": max_length,
+        "return_tensors": return_tensors,
+    }
+    if taken := settings.keys() & (tokenizer_kwargs or {}).keys():
+        raise TypeError(
+            f"tokenizer_kwargs has {', '.join(sorted(taken))}, which the template (special tokens) or an argument of "
+            "apply_chat_template (the others) says"
+        )
+    encoding = tokenizer(texts if batched else texts[0], **settings, **tokenizer_kwargs or {})
     if return_assistant_tokens_mask:
         # with return_overflowing_tokens a text may have several rows
         samples = encoding.get("overflow_to_sample_mapping", range(len(texts)))

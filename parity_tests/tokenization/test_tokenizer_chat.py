@@ -725,7 +725,12 @@ def test_chats_of_other_kinds(both, write):
         ({"tools": [{}, turns]}, TypeError, r"tools\[1\] is the function turns; its JSON schema was expected"),
         ({"documents": "text"}, TypeError, "documents is the str 'text'; a list of dicts"),
         ({"documents": ["text"]}, TypeError, r"documents\[0\] is the str 'text'; a dict"),
-        ({"tokenizer_kwargs": {"add_special_tokens": True}}, TypeError, "add_special_tokens"),
+        (
+            {"tokenizer_kwargs": {"add_special_tokens": True}},
+            TypeError,
+            "tokenizer_kwargs has add_special_tokens, which .*template",
+        ),
+        ({"tokenizer_kwargs": {"padding": True}}, TypeError, "tokenizer_kwargs has padding, which"),
         ({"padding": "most"}, ValueError, "padding='most' is unknown"),
     ],
 )
