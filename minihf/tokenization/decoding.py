@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from minihf.tokenization.encoding import to_lists
+from minihf.tokenization.inputs import no_ids
 
 if TYPE_CHECKING:
     from minihf.tokenization.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ def decode(
     """Ids to text: a str for an id or a row of ids, a list of str for a batch. Lists, arrays and tensors are taken.
 
     Raises:
-        ValueError: ids that are negative, such as the -100 of ignored labels.
+        ValueError: ids that are negative, such as the -100 of ignored labels. TypeError: what are no ids.
     """
     engine = tokenizer.backend_tokenizer
     ids = to_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
@@ -34,6 +35,8 @@ def decode(
         texts = (engine.decode_batch if batched else engine.decode)(ids, skip_special_tokens=skip_special_tokens)
     except OverflowError as error:
         raise ValueError("ids are 0 or more; put the pad token in place of the -100 in labels") from error
+    except TypeError as error:
+        raise no_ids(ids) from error
     clean = clean_up_tokenization_spaces
     if clean is None:
         clean = tokenizer.clean_up_tokenization_spaces

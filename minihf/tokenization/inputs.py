@@ -70,11 +70,11 @@ def _text(value: Any, where: str, words: bool) -> Text:
         if isinstance(value, str):
             return value
         hint = "; give an empty text as ''" if value is None else ""
-        raise TypeError(f"{where} is {_told(value)}; a str was expected{hint}")
+        raise TypeError(f"{where} is {told(value)}; a str was expected{hint}")
     text = _as_list(value, where, words)
     for i, word in enumerate(text):
         if not isinstance(word, str):
-            raise TypeError(f"{where}[{i}] is {_told(word)}; a word, a str, was expected")
+            raise TypeError(f"{where}[{i}] is {told(word)}; a word, a str, was expected")
     return text
 
 
@@ -89,7 +89,7 @@ def _row(value: Any, where: str, words: bool) -> Row:
         return _text(value, where, words)
     if len(value) != 2:
         hint = "" if words else "; if these are the words of one text, pass is_split_into_words=True"
-        raise TypeError(f"{where} is {_told(value)} of length {len(value)}, and a pair has two texts{hint}")
+        raise TypeError(f"{where} is {told(value)} of length {len(value)}, and a pair has two texts{hint}")
     return _text(value[0], f"{where}[0]", words), _text(value[1], f"{where}[1]", words)
 
 
@@ -100,7 +100,7 @@ def _as_list(value: Any, where: str, words: bool) -> list:
     table = isinstance(value, Mapping) or hasattr(value, "columns")  # of which one column was meant
     if isinstance(value, str | bytes) or table or not sequence:
         wanted = "a list of words, as is_split_into_words=True says," if words else "a str, or a sequence of them,"
-        raise TypeError(f"{where} is {_told(value)}; {wanted} was expected")
+        raise TypeError(f"{where} is {told(value)}; {wanted} was expected")
     return list(value)
 
 
@@ -108,5 +108,12 @@ def _flat(row: Row) -> list[str]:
     return [row] if isinstance(row, str) else [text for part in row for text in _flat(part)]
 
 
-def _told(value: Any) -> str:
+def no_ids(value: Any) -> TypeError:
+    """The error for what should have been ids; it names the first that is none."""
+    while isinstance(value, list | tuple) and value:
+        value = next((item for item in value if type(item) is not int), value[0])
+    return TypeError(f"ids, whole numbers, were expected, and {told(value)} came")
+
+
+def told(value: Any) -> str:
     return "None" if value is None else f"the {type(value).__name__} {reprlib.repr(value)}"

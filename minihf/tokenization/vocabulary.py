@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Engine
 
 from minihf.tokenization.encoding import to_lists
+from minihf.tokenization.inputs import no_ids, told
 
 Token = str | AddedToken
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -193,6 +194,8 @@ class Vocabulary:
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int | None] | None:
         """A token's id, or a list of ids; for a token that there is not that of the unknown token, if there is one."""
         if not isinstance(tokens, str):
+            if not isinstance(tokens, Iterable):
+                raise TypeError(f"a token, a str, or a list of them was expected, and {told(tokens)} came")
             return [self.convert_tokens_to_ids(token) for token in tokens]
         token_id = self._engine.token_to_id(tokens)
         if token_id is None and self.unk_token is not None:
@@ -207,7 +210,10 @@ class Vocabulary:
         if isinstance(ids, int):
             return self._engine.id_to_token(ids)
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
-        return [self._engine.id_to_token(index) for index in ids if index not in skipped]
+        try:
+            return [self._engine.id_to_token(index) for index in ids if index not in skipped]
+        except TypeError as error:
+            raise no_ids(ids) from error
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Tokens joined to a text, as `decode` joins them."""
@@ -222,7 +228,11 @@ class Vocabulary:
 
         The model's embedding has to grow with it: `model.resize_token_embeddings(len(tokenizer))`.
         """
-        tokens = [new_tokens] if isinstance(new_tokens, Token) else list(new_tokens)
+        one = isinstance(new_tokens, Token) or not isinstance(new_tokens, Iterable)
+        tokens = [new_tokens] if one else list(new_tokens)
+        for token in tokens:
+            if not isinstance(token, Token):
+                raise TypeError(f"a token, a str, or a list of them was expected, and {told(token)} came")
         add = self._engine.add_special_tokens if special_tokens else self._engine.add_tokens
         with self._lock:
             return add(tokens)

@@ -1,6 +1,7 @@
 """What a call refuses or warns of, and what it says: what came, where it stood, and what to pass instead."""
 
 import pytest
+import torch
 
 from minihf import BertTokenizer
 
@@ -137,3 +138,19 @@ def test_options_that_there_are_not_are_named(load):
 def test_a_tokenizer_of_a_file_name_is_told_where_those_go(given, named):
     with pytest.raises(TypeError, match=r"tokenizer_object=.* BertTokenizer\.from_pretrained"):
         BertTokenizer(*given, **named)
+
+
+@pytest.mark.parametrize("ids", ["the", None, [None], [1.5], torch.rand(2, 3), [[1, 2], ["the"]]])
+def test_what_are_no_ids_is_named(load, ids):
+    ours = load("bert").ours
+    for method in (ours.decode, ours.batch_decode, ours.convert_ids_to_tokens):
+        with pytest.raises(TypeError, match=r"ids, whole numbers, were expected, and (the |None)"):
+            method(ids)
+
+
+@pytest.mark.parametrize("tokens", [None, 3, [3], ["the", None]])
+def test_what_are_no_tokens_is_named(load, tokens):
+    ours = load("bert").ours
+    for method in (ours.convert_tokens_to_ids, ours.add_tokens):
+        with pytest.raises(TypeError, match="a token, a str, or a list of them was expected, and "):
+            method(tokens)
