@@ -67,6 +67,8 @@ class QuestionAnsweringPipeline(Pipeline):
                 raise ValueError(f"{name}={value!r}: a positive number was expected")
         if max_question_len is not None and (type(max_question_len) is not int or max_question_len < 1):
             raise ValueError(f"max_question_len={max_question_len!r}: a positive number was expected, or None")
+        if type(doc_stride) is not int or doc_stride < 0:
+            raise ValueError(f"doc_stride={doc_stride!r}: a number of tokens was expected")
         if doc_stride > max_seq_len:
             raise ValueError(f"doc_stride={doc_stride} is more than max_seq_len={max_seq_len}, of which it is a part")
         return {

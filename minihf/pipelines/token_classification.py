@@ -63,12 +63,14 @@ class TokenClassificationPipeline(Pipeline):
             raise ValueError(f"aggregation_strategy={aggregation_strategy!r}: pass one of {', '.join(STRATEGIES)}")
         if stride is not None and aggregation_strategy is not None and strategy == "none":
             raise ValueError("stride= joins what parts of a text have in common, so it needs a strategy, not 'none'")
-        if stride is not None and (self.longest is None or not 0 <= stride < self.longest):
+        if stride is not None and (self.longest is None or type(stride) is not int or not 0 <= stride < self.longest):
             raise ValueError(
-                f"stride={stride}: expected less than the {self.longest} tokens that are read at once"
+                f"stride={stride!r}: expected less than the {self.longest} tokens that are read at once"
                 if self.longest
                 else f"stride={stride}, but the model reads texts of any length: set tokenizer.model_max_length"
             )
+        if delimiter is not None and not isinstance(delimiter, str):
+            raise TypeError(f"delimiter={delimiter!r}: a text was expected, which joins words")
         if offset_mapping and isinstance(offset_mapping[0], list):
             (offset_mapping,) = offset_mapping
         return {
@@ -101,6 +103,13 @@ class TokenClassificationPipeline(Pipeline):
             raise ValueError(f"offset_mapping is of one text, and there are {len(items)}: pass them one by one")
         cut = {"truncation": True, "stride": options["stride"] or 0} if self.longest else {}
         rows = self.tokenized(items, cut | {"is_split_into_words": options["words"]})
+        if options["offsets"] is not None and rows:
+            real = [i for i, special in enumerate(rows[0].special_tokens_mask) if not special]
+            if real and len(options["offsets"]) <= real[-1]:
+                raise ValueError(
+                    f"offset_mapping has {len(options['offsets'])} entries, and the text has a token at {real[-1]}: "
+                    "one for each was expected, special ones included"
+                )
         return [[row, *row.overflowing] if options["stride"] is not None else [row] for row in rows]
 
     def read(self, output: Output, rows: list[Encoding], options: dict[str, Any]) -> list[np.ndarray]:

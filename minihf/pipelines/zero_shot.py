@@ -2,6 +2,7 @@
 another: "This example is sports." is a label's sentence."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,17 @@ class ZeroShotClassificationPipeline(Pipeline):
         labels = candidate_labels
         if isinstance(labels, str):
             labels = [label.strip() for label in labels.split(",") if label.strip()]
-        labels = None if labels is None else list(labels)
+        elif labels is not None:
+            labels = list(labels) if isinstance(labels, Iterable) else [labels]
         if labels is not None and (not labels or not all(isinstance(label, str) for label in labels)):
             raise ValueError(f"candidate_labels={candidate_labels!r}: expected at least one label, each a text")
-        if hypothesis_template.format("a label") == hypothesis_template:
+        try:
+            filled = hypothesis_template.format("a label")
+        except (AttributeError, LookupError, ValueError) as error:
+            raise ValueError(
+                f"hypothesis_template={hypothesis_template!r}: a text with one {{}} was expected, where a label goes"
+            ) from error
+        if filled == hypothesis_template:
             raise ValueError(f"hypothesis_template={hypothesis_template!r} has no {{}}, where a label would go")
         return {"labels": labels, "template": hypothesis_template, "multi_label": multi_label}
 
