@@ -25,10 +25,10 @@ TOKENS = {"cpu": 4096}
 TOKENS_ELSEWHERE = 16384
 NEW_TOKENS = 256  # where neither the caller nor the checkpoint says how long
 SETTINGS = tuple(field.name for field in fields(GenerationConfig)) + tuple(NEUTRAL)
-# These see texts, and are to see them one by one, in order.
+# These see texts, and are to see them one by one, in order. (An assistant guesses for one at a time.)
 WATCHERS = (
     "streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "negative_prompt_ids",
-    "negative_prompt_attention_mask",
+    "negative_prompt_attention_mask", "assistant_model",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ class GeneratingPipeline(Pipeline):
         config = settle(self.model.generation_config, None, settings)
         unsaid = added.get("max_new_tokens") is not None and asked.get("max_new_tokens") is None
         watchers = {name: options[name] for name in WATCHERS if options.get(name) is not None}
-        alone = bool(watchers or config.return_dict_in_generate)
+        alone = bool(watchers or config.return_dict_in_generate or config.prompt_lookup_num_tokens)
         return {"generate": settings | watchers, "config": config, "unsaid": unsaid, "alone": alone}
 
     def begun(self, row: Any) -> int:

@@ -1,5 +1,7 @@
 """Text generation beside the current reference, which reads texts one by one, over a table of awkward prompts."""
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -184,6 +186,17 @@ def test_a_streamer_sees_the_texts_in_their_order(write):
     prompts = [write.tokenizer(text)["input_ids"] or [0] for text in PROMPTS[:3]]
     assert seen[::3] == [[ids] for ids in prompts]
     assert seen[2::3] == ["end"] * 3
+
+
+def test_tokens_are_guessed_ahead_for_each_text(write):
+    """By a smaller model or from the prompt, `generate` guesses for one text at a time, and the texts stay the same."""
+    settings = {"do_sample": False, "max_new_tokens": 6}
+    wanted = write(PROMPTS[:3], **settings)
+    assert write(PROMPTS[:3], prompt_lookup_num_tokens=2, **settings) == wanted
+    assistant, asked = copy.deepcopy(write.model), []
+    assistant.register_forward_pre_hook(lambda *_: asked.append(True))
+    assert write(PROMPTS[:3], assistant_model=assistant, **settings) == wanted
+    assert asked
 
 
 def test_the_task_and_its_checkpoint(writer):
