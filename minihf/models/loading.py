@@ -44,6 +44,7 @@ def load_pretrained(
     trust_remote_code: bool = False,
     use_safetensors: bool | None = True,
     torch_dtype: torch.dtype | str | None = None,
+    low_cpu_mem_usage: bool | None = None,
     **options: Any,
 ) -> "Model | tuple[Model, dict]":
     """Load a model of class `cls` from a folder or a hub name, in eval mode.
@@ -61,6 +62,7 @@ def load_pretrained(
         output_loading_info: return (model, ledger as a dict) instead of the model.
         trust_remote_code, use_safetensors: only False, and only True: minihf never runs what a file says.
         torch_dtype: the former name of `dtype`.
+        low_cpu_mem_usage: accepted, as people give it: a file is mapped, and fills no memory of its own.
         options: where to look (`revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `force_download`),
             and any field of the config, changed while loading (`num_labels=3`).
 

@@ -475,6 +475,7 @@ def test_dtype(in_config, in_file, rewritten):
         {"dtype": "float16"},
         {"dtype": "torch.float32"},
         {"torch_dtype": "float64"},
+        {"torch_dtype": "float16", "low_cpu_mem_usage": True},
     ):
         model = cls.from_pretrained(folder, **how)
         expected = how.get("dtype", how.get("torch_dtype", "auto"))
