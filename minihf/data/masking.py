@@ -139,7 +139,8 @@ class DataCollatorForLanguageModeling:
         pad_to_multiple_of: pad on to the next multiple of this.
         return_tensors: "pt" or "np".
         seed: of random numbers of its own; None: torch's ("pt") or NumPy's ("np") global ones. A `DataLoader`'s worker
-            adds its number. Workers that are started for each epoch begin each with the same numbers.
+            adds its number. Workers that are started for each epoch begin each with the same numbers; those that stay
+            have others in each, which `Trainer` tells them by `set_epoch`.
 
     Examples are mappings with `input_ids`, or lists of ids alone. Where they hold a `special_tokens_mask`
     (`return_special_tokens_mask=True`), it tells what is never chosen; else the tokenizer's special tokens are not.
@@ -158,6 +159,7 @@ class DataCollatorForLanguageModeling:
     return_tensors: str = "pt"
     seed: int | None = None
     _dice: dict[str, Dice] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _epoch: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.mlm and self.tokenizer.mask_token is None:
@@ -237,10 +239,17 @@ class DataCollatorForLanguageModeling:
     def dice(self, return_tensors: str) -> Dice:
         """Made at the first batch, where that is made: in a worker, if there is one."""
         if return_tensors not in self._dice:
-            worker = get_worker_info()
-            seed = self.seed if self.seed is None or worker is None else self.seed + worker.id
+            seed, worker = self.seed, get_worker_info()
+            if seed is not None:
+                number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+                seed += number + workers * self._epoch
             self._dice[return_tensors] = TorchDice(seed) if return_tensors == "pt" else NumpyDice(seed)
         return self._dice[return_tensors]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: where there is a seed, with other numbers than those of any epoch or worker before."""
+        self._dice.clear()
+        self._epoch = epoch
 
     def random_state(self) -> dict[str, Any]:
         """Where its own random numbers are, as JSON has it, so that a run can go on; {} if there were none yet."""

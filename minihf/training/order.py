@@ -19,7 +19,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler,
 from minihf.training.arguments import TrainingArguments
 from minihf.training.dealing import RankBatches, in_step, sharded
 from minihf.training.distributed import everyone, rank, shared, world_size
-from minihf.training.seeds import cpu_random_state, packed_state, set_cpu_random_state, set_seed, unpacked_state
+from minihf.training.seeds import cpu_random_state, packed_state, set_cpu_random_state, unpacked_state
+from minihf.training.workers import draw_no_seed, seed_worker, seeded_by_epoch, tell_epoch
 
 
 class SeededSampler(Sampler[int]):
@@ -119,23 +120,21 @@ def make_loader(
     elif several:
         batches = BatchSampler(SequentialSampler(dataset) if sampler is None else sampler, batch_size, drop_last)
         how = {"batch_sampler": RankBatches(batches, rank(), world_size(), drop_last=drop_last, fill=train)}
+    workers, before = 0 if counted else args.dataloader_num_workers, rank() * args.dataloader_num_workers
+    if train and workers and args.dataloader_persistent_workers:
+        dataset = seeded_by_epoch(dataset, collate, args.seed, before)
     return DataLoader(
         dataset,
         **how,
         collate_fn=collate,
-        num_workers=0 if counted else args.dataloader_num_workers,
+        num_workers=workers,
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         persistent_workers=args.dataloader_persistent_workers and not counted,
         prefetch_factor=None if counted else args.dataloader_prefetch_factor,
         multiprocessing_context=args.dataloader_multiprocessing_context,
         in_order=args.dataloader_in_order,
-        worker_init_fn=partial(seed_worker, first=rank() * args.dataloader_num_workers) if train else None,
+        worker_init_fn=partial(seed_worker, first=before) if train else None,
     )
-
-
-def seed_worker(worker: int, first: int = 0) -> None:
-    """Workers draw other numbers each, those of other processes too; `first` are theirs that come before."""
-    set_seed((torch.initial_seed() + first) % 2**32)
 
 
 @dataclass
@@ -147,6 +146,9 @@ class KeepColumns:
 
     def __call__(self, features: list[Any]) -> Any:
         return self.collate([self.kept(row) for row in features])
+
+    def set_epoch(self, epoch: int) -> None:
+        tell_epoch(self.collate, epoch)
 
     def kept(self, row: Any) -> Any:
         if not isinstance(row, Mapping):
@@ -178,8 +180,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
     batch_sampler = getattr(loader, "batch_sampler", None)
     inner = getattr(batch_sampler, "sampler", None)
     for each in (loader, getattr(loader, "dataset", None), getattr(loader, "sampler", None), batch_sampler, inner):
-        if hasattr(each, "set_epoch"):
-            each.set_epoch(epoch)
+        tell_epoch(each, epoch)
 
 
 class Place:
@@ -204,6 +205,8 @@ class Place:
 
         present: a run that goes on gets this random state once it is where it was.
         """
+        if self.epoch:
+            draw_no_seed(loader)
         if present is None:
             self.given, self.at_start = 0, cpu_random_state()
             iterator = evenly(loader, iter(loader))

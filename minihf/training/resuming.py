@@ -116,11 +116,6 @@ def restore_run(trainer: "Trainer", folder: Path, steps: int) -> tuple:
     places = of_processes(kept, "DataOrder")
     if len(places) == world_size() and not args.ignore_data_skip:
         trainer.place = Place.from_dict(places[rank()], trainer.data_collator)
-        if args.dataloader_persistent_workers and args.dataloader_num_workers and trainer.place.epoch > 0:
-            logger.warning(
-                "dataloader_persistent_workers: what workers draw themselves (masked words) goes on from one epoch to "
-                "the next, and is not in a checkpoint; it begins anew. Without it a run goes on exactly."
-            )
         return present
     trainer.place.epoch, done = divmod(state.global_step, steps)
     if not args.ignore_data_skip:  # of another number of processes; or of the reference, which does not say more

@@ -3,8 +3,8 @@
 Its arguments, methods, events and logs are those of `transformers` 5.23, and with one seed so are the order of the
 examples, the losses and the weights. Methods without an underscore are meant to be overridden. It differs where the
 reference errs: a head that does not divide its loss by `num_items_in_batch` gets the mean over a step's batches, and
-the loss of an evaluation is the mean over examples. A run goes on from any checkpoint exactly, but for what workers
-that stay (`dataloader_persistent_workers`) draw themselves after the first epoch.
+the loss of an evaluation is the mean over examples; and workers that stay (`dataloader_persistent_workers`) draw other
+numbers in each epoch after the first, so that a run goes on from any checkpoint exactly.
 
 The same script under `torchrun --nproc-per-node=N` trains in N processes: each has a copy of the model, or with
 `TrainingArguments(fsdp=True)` a part of it. The data are dealt out, and what is measured is gathered.

@@ -10,7 +10,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from minihf import (
     BertConfig,
@@ -26,6 +26,7 @@ from minihf import (
     get_peft_model,
 )
 from minihf.checkpoints.files import CheckpointError
+from minihf.training.order import make_loader, set_epoch
 
 SIZES = {"vocab_size": 61, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
 SIZES |= {"max_position_embeddings": 20}
@@ -51,11 +52,48 @@ class Stream(IterableDataset):
         return iter(DATA)
 
 
+class Noisy(Dataset):
+    """Examples that are other ones each time they are read, and in each epoch."""
+
+    epoch = 0
+
+    def __len__(self):
+        return len(DATA)
+
+    def __getitem__(self, index):
+        ids = DATA[index]["input_ids"]
+        return {"input_ids": [*ids, random.randint(2, 60), np.random.randint(2, 60), 2 + self.epoch][-len(ids) :]}
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+class NoisyBatches(Noisy):
+    def __getitems__(self, indices):
+        return [self[index] for index in reversed(indices)]
+
+
+class NoisyStream(IterableDataset):
+    """A stream that draws as it is read, also after its last example; each worker has its part."""
+
+    def __iter__(self):
+        worker = get_worker_info()
+        for row in DATA[worker.id :: worker.num_workers]:
+            if random.random() < 0.9:
+                yield {"input_ids": [*row["input_ids"], int(torch.randint(2, 60, ()))]}
+
+
 class Shuffled(Trainer):
     """Somebody's own loader, whose order comes of the global random state."""
 
+    how = {}
+
     def get_train_dataloader(self):
-        return DataLoader(DATA, batch_size=3, shuffle=True, collate_fn=masked)
+        return DataLoader(DATA, batch_size=3, shuffle=True, collate_fn=padded if self.how else masked, **self.how)
+
+
+class ShuffledByWorkers(Shuffled):
+    how = {"num_workers": 1, "persistent_workers": True}
 
 
 def trainer(folder, *, cls=Trainer, data=DATA, collate=masked, model=None, callbacks=(), **settings):
@@ -93,6 +131,7 @@ def with_a_seed():
     return DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.4, seed=5)
 
 
+STAY = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "every": 11}
 CASES = {
     "plain": {},
     "accumulated": {"gradient_accumulation_steps": 2, "num_train_epochs": 3},
@@ -103,6 +142,21 @@ CASES = {
         "optim_args": "momentum=0.9",
     },
     "workers": {"dataloader_num_workers": 1, "num_train_epochs": 1.5, "every": 6},
+    "workers that stay": {**STAY, "data": Noisy()},
+    "workers that stay, by epoch": {**STAY, "data": Noisy(), "save_strategy": "epoch", "every": 1},
+    "workers that stay, grouped": {**STAY, "group_by_length": True, "data": Noisy()},
+    "workers that stay, a stream": {**STAY, "data": NoisyStream(), "max_steps": 19, "every": 7},
+    "workers that stay, a seed": {**STAY, "collate": with_a_seed},
+    "workers that stay, spawned": {
+        **STAY,
+        "data": NoisyBatches(),
+        "dataloader_multiprocessing_context": "spawn",
+        "dataloader_num_workers": 1,
+        "eval_strategy": "no",
+        "max_steps": 12,
+        "every": 12,
+    },
+    "workers that stay, own loader": {"cls": ShuffledByWorkers, "every": 11},
     "by epoch": {"save_strategy": "epoch", "every": 1},
     "stream": {"data": Stream(), "max_steps": 14},
     "own loader": {"cls": Shuffled},
@@ -171,14 +225,28 @@ def test_the_last_checkpoint_and_the_counts_of_callbacks(tmp_path):
         trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
 
 
-def test_workers_that_stay_are_said_to_begin_anew(tmp_path, caplog):
-    settings = {"max_steps": 12, "save_steps": 1, "eval_strategy": "no", "dataloader_num_workers": 1}  # 10 an epoch
-    trainer(tmp_path, dataloader_persistent_workers=True, **settings).train()
-    for step, stay, warned in ((8, True, False), (11, True, True), (11, False, False)):
-        caplog.clear()
-        resumed = trainer(tmp_path / "resumed", dataloader_persistent_workers=stay, **settings)
-        resumed.train(resume_from_checkpoint=tmp_path / f"checkpoint-{step}")
-        assert ("dataloader_persistent_workers" in caplog.text) == warned
+class Draws(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return [random.random(), np.random.rand(), float(torch.rand(()))]
+
+
+def test_workers_that_stay_never_draw_the_same_twice(tmp_path):
+    drawn = {}
+    for stay in (True, False):
+        args = TrainingArguments(
+            str(tmp_path), use_cpu=True, dataloader_num_workers=2, dataloader_persistent_workers=stay
+        )
+        loader = make_loader(Draws(), list, 1, args, None, train=True)
+        torch.manual_seed(0)
+        drawn[stay] = []
+        for epoch in range(3 if stay else 1):
+            set_epoch(loader, epoch)
+            drawn[stay] += [number for batch in loader for row in batch for number in row]
+    assert drawn[True][:12] == drawn[False]  # the first epoch's are the reference's
+    assert len({*drawn[True]}) == 36
 
 
 def test_a_checkpoint_without_its_optimizer_is_no_run(tmp_path):
