@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minihf.fast.tapes import taped
 from minihf.generation.assisted import Guesser
 from minihf.generation.config import GenerationConfig, check_names, settle
 from minihf.generation.group_beams import Diversity
@@ -20,6 +21,7 @@ from minihf.generation.prompts import Prompts, prompts_of_both, prompts_of_decod
 from minihf.generation.reader import Reader
 from minihf.generation.static import StaticReader
 from minihf.generation.stopping import StopRule, stop_for
+from minihf.generation.taped import TapedReader
 from minihf.nn.cache import Cache
 from minihf.nn.static_cache import StaticCache
 
@@ -177,10 +179,14 @@ def prepare(
         device=device,
     )
     recorded = [name for name in asked if name in ("output_hidden_states", "output_attentions")]
+    token_by_token = not (beams > 1 or contrastive or guessed or recorded or prompts.context)
+    token_by_token = token_by_token and config.use_cache is not False and not config.disable_compile
     kind = Reader
     if static is not None:
         how = {"compile_config": config.compile_config, "captured": not config.disable_compile}
         kind = partial(StaticReader, static=static, **how)
+    elif token_by_token and config.cache_implementation is None and taped(model, device, steps):
+        kind = TapedReader
     reader = kind(
         model,
         prompts.mask,

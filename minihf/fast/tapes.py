@@ -1,0 +1,172 @@
+"""One token through a model as a tape: the operators of one step, called again without the Python that led to them.
+
+To write a token, a GPT-2 of 4 layers calls a hundred of PyTorch's operators. Half of them only make views, and to come
+from one to the next takes Python longer than most of them take. A CUDA graph would replay the kernels
+(`minihf.fast.graphs`); here the calls are noted, once, with the tensors that they had. Over a `SteadyCache` nothing
+moves, so that for the next token these are the same calls with the same tensors:
+
+    q.transpose(1, 2)               a view of memory that stays: nothing is left to do
+    keys.index_copy_(2, place, k)   writes where it is told to: again
+    F.linear(x, weight, bias)       makes a tensor: again, and into the one that it made
+    x.new_full((1, 1), 0.5)         takes nothing from other tensors: it is as it was
+
+What Python decided while it was recorded is decided for good; so a step may be recorded only if it has nothing to
+decide (`taped`). The model itself is the oracle: both give the same numbers, bit for bit.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode  # private, and PyTorch's own way to see each operator
+
+from minihf.fast.graphs import grounds
+
+STEPS = 32  # of a text that repays the recording
+# Called by these names, operators take half the time of `torch.ops.aten`, and the first ones write where they are told.
+INTO = {
+    name: getattr(torch, name)
+    for name in (
+        "add", "sub", "mul", "div", "neg", "pow", "sqrt", "rsqrt", "cos", "sin", "tanh", "sigmoid", "clamp", "softmax",
+        "addcmul", "mm", "bmm", "matmul", "addmm", "baddbmm", "cat", "index_select",
+    )
+} | {"linear": F.linear}  # fmt: skip
+NAMED = INTO | {
+    "gelu": F.gelu,
+    "layer_norm": torch.layer_norm,
+    "embedding": torch.embedding,
+    "roll": torch.roll,
+    "scaled_dot_product_attention": F.scaled_dot_product_attention,
+    "copy_": Tensor.copy_,
+    "index_copy_": Tensor.index_copy_,
+    "mul_": Tensor.mul_,
+    "rsqrt_": Tensor.rsqrt_,
+}
+
+
+class Tape:
+    """A function without arguments, from the third call on without its Python.
+
+    The first call is the function's own: what a model makes at first use is not part of a step. The second is recorded.
+
+    Args:
+        once: reads and writes tensors that stay, and gives a tensor. Called twice, it does the same twice. Where it
+            asks for a tensor's values, it is not recorded, and called each time.
+    """
+
+    def __init__(self, once: Callable[[], Tensor]):
+        self.once: Callable[[], Tensor] | None = once
+        self.calls: list[Callable[[], Any]] = []
+        self.result: Tensor | None = None
+        self.times = 0
+
+    def __call__(self) -> Tensor:
+        if self.once is not None:
+            self.times += 1
+            return self.recorded() if self.times == 2 else self.once()
+        for call in self.calls:
+            call()
+        return self.result
+
+    def recorded(self) -> Tensor:
+        with Recording() as recording:
+            result = self.once()
+        if not any(nature_of(call.operator).asks for call in recording.calls):
+            self.calls, self.result, self.once = again(recording.calls), result, None
+        return result
+
+
+class Call(NamedTuple):
+    operator: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    result: Any
+
+
+class Recording(TorchDispatchMode):
+    """While it is entered, notes each operator with what it was given and what it gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.calls.append(Call(operator, args, kwargs, operator(*args, **kwargs)))
+        return self.calls[-1].result
+
+
+class Nature(NamedTuple):
+    """Of an operator: whether it writes to what it is given, asks what a tensor holds, or gives the same each time."""
+
+    name: str
+    writes: bool
+    asks: bool
+    steady: bool
+
+
+@cache
+def nature_of(operator: Any) -> Nature:
+    name = operator._schema.name.removeprefix("aten::")
+    asks = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    # `x.new_full` is given a tensor, and looks at its type alone.
+    steady = name.startswith("new_") or not any("Tensor" in str(each.type) for each in operator._schema.arguments)
+    steady = steady and torch.Tag.nondeterministic_seeded not in operator.tags
+    return Nature(name, operator._schema.is_mutable, not asks.isdisjoint(operator.tags), steady)
+
+
+def again(calls: list[Call]) -> list[Callable[[], Any]]:
+    """What there is to do, when the same calls come again."""
+    given = [memory([*call.args, *call.kwargs.values()]) for call in calls]
+    written = set().union(*(own for call, own in zip(calls, given, strict=True) if nature_of(call.operator).writes))
+    left: list[Callable[[], Any]] = []
+    for (operator, args, kwargs, result), own in zip(calls, given, strict=True):
+        nature, made = nature_of(operator), memory([result])
+        call = partial(NAMED.get(nature.name, operator), *args, **kwargs)
+        if nature.writes:
+            left.append(call)
+        elif made <= own or (nature.steady and not made & written):
+            continue
+        elif nature.name in INTO:
+            left.append(partial(call, out=result))
+        else:
+            left.append(partial(refill, tensors([result]), call))
+    return left
+
+
+def refill(old: list[Tensor], call: Callable[[], Any]) -> None:
+    for x, new in zip(old, tensors([call()]), strict=True):
+        x.copy_(new)
+
+
+def tensors(values: list | tuple) -> list[Tensor]:
+    """Also those of lists among them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += tensors(value)
+    return found
+
+
+def memory(values: list | tuple) -> set[int]:
+    """The storages in which tensors lie. Packed weights have none that PyTorch knows of."""
+    return {x.untyped_storage().data_ptr() for x in tensors(values) if x.layout == torch.strided}
+
+
+def taped(model: nn.Module, device: torch.device, steps: int) -> bool:
+    """Whether `generate` makes a tape of the step in which a token is read.
+
+    On a CPU, of enough tokens to repay it; in inference, without autocast, whose copies of the weights come and go; if
+    all modules are ours and nobody listens to them, no token is sent to the experts of its choice (`capturable`), and
+    attention is one operator. A step is told its position: BART's takes none, and RoBERTa counts them by the ids.
+    """
+    fit = device.type == "cpu" and steps >= STEPS and not torch.is_autocast_enabled("cpu") and model.capturable
+    fit = fit and not model.first_position and "position_ids" in inspect.signature(model.forward).parameters
+    fit = fit and model.config.attn_implementation == "sdpa" and not any(m.training for m in model.modules())
+    return fit and grounds(model) is not None
