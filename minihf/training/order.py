@@ -20,7 +20,7 @@ from minihf.training.arguments import TrainingArguments
 from minihf.training.dealing import RankBatches, in_step, sharded
 from minihf.training.distributed import everyone, rank, shared, world_size
 from minihf.training.seeds import cpu_random_state, packed_state, set_cpu_random_state, unpacked_state
-from minihf.training.workers import draw_no_seed, seed_worker, seeded_by_epoch, tell_epoch
+from minihf.training.workers import draw_no_seed, let_go, seed_worker, seeded_by_epoch, tell_epoch
 
 
 class SeededSampler(Sampler[int]):
@@ -220,10 +220,14 @@ class Place:
             waiting = self.read(iterator)
             set_cpu_random_state(present)
             self.set_own_state(own_present)
-        while waiting is not None:
-            batch, waiting = waiting, self.read(iterator)
-            self.given += 1
-            yield batch
+        try:
+            while waiting is not None:
+                batch, waiting = waiting, self.read(iterator)
+                self.given += 1
+                yield batch
+        finally:
+            if waiting is not None:
+                let_go(loader)
 
     def read(self, iterator: Iterator[Any]) -> Any:
         self.before_waiting, self.own_before_waiting = cpu_random_state(), self.own_state()
@@ -252,13 +256,15 @@ def evenly(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
 
 def skipped(loader: Any, count: int) -> Iterator[Any]:
     """A loader's iterator, so many batches on. Examples are not even read where their order is known without them."""
-    iterator = iter(loader)
     known = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
     if not known or loader.batch_sampler is None or loader.num_workers:  # workers draw as they collate
+        iterator = iter(loader)
         for _ in islice(iterator, count):
             pass
         return iterator
-    rest = [*islice(loader.batch_sampler, count, None)]
+    batches = iter(loader.batch_sampler)
+    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # as each loader does before its first batch
+    rest = [*islice(batches, count, None)]
     return iter(
         DataLoader(loader.dataset, batch_sampler=rest, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory)
     )

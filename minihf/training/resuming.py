@@ -108,6 +108,8 @@ def restore_run(trainer: "Trainer", folder: Path, steps: int) -> tuple:
             vars(each).update(kept[type(each).__name__]["attributes"])
             if args.restore_callback_states_from_checkpoint:
                 vars(each).update(kept[type(each).__name__]["args"])
+    wishes = kept.get("TrainerControl", {}).get("args", {})  # who stops a run may want it to go on where it was
+    trainer.control.should_epoch_stop = bool(wishes.get("should_epoch_stop") and not wishes.get("should_training_stop"))
     best = state.best_model_checkpoint
     if best is not None and not Path(best).is_dir():
         logger.warning("the best checkpoint, %s, is not there any more", best)

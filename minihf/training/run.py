@@ -70,7 +70,8 @@ def run(trainer: "Trainer", folder: Path | None, ignore_keys: list[str] | None, 
         trainer.evaluate(ignore_keys=ignore_keys)
     stopping = agree(trainer.control, stop)
     over = first_step >= max_steps or trainer.control.should_training_stop
-    if present is not None and (place.given == 0 or over):
+    cut = present is not None and place.given > 0 and trainer.control.should_epoch_stop  # by the checkpoint's last step
+    if present is not None and (place.given == 0 or over or cut):
         set_cpu_random_state(present)
         present = None if place.given == 0 else present
     # A run may go on from its last step: then what follows an epoch is left to do.
@@ -78,7 +79,7 @@ def run(trainer: "Trainer", folder: Path | None, ignore_keys: list[str] | None, 
         trainer.tell("on_epoch_begin")
         set_epoch(loader, place.epoch)
         step = None
-        for step in () if over else epoch_steps(trainer, loader, present):
+        for step in () if over or cut else epoch_steps(trainer, loader, present):
             after_step(trainer, step, batches)
             agree(trainer.control, stop)
             log_evaluate_save(trainer, step, ignore_keys)
@@ -90,7 +91,7 @@ def run(trainer: "Trainer", folder: Path | None, ignore_keys: list[str] | None, 
         if step is None and present is None:
             logger.warning("the data ended after %d steps of %d", state.global_step, max_steps)
             trainer.control.should_training_stop = True
-        present = None
+        present, cut = None, False
         place.epoch, place.given = place.epoch + 1, 0
         trainer.tell("on_epoch_end")
         agree(trainer.control, stop)

@@ -93,3 +93,9 @@ def draw_no_seed(loader: Any) -> None:
     stay = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers
     if stay and loader.generator is None:
         loader.generator = torch.Generator()  # the seed is drawn from this; the order is not
+
+
+def let_go(loader: Any) -> None:
+    """Of an epoch that is broken off: workers that stay have more of it to read, and the next begins with new ones."""
+    if isinstance(loader, DataLoader):
+        loader._iterator = None

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,36 @@ class ShuffledByWorkers(Shuffled):
     how = {"num_workers": 1, "persistent_workers": True}
 
 
+class Eager:
+    """Batches whose order is drawn as soon as they are asked for."""
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        return iter(torch.randperm(len(DATA)).split(3))
+
+
+class InEagerBatches(Trainer):
+    def get_train_dataloader(self):
+        return DataLoader(DATA, batch_sampler=Eager(), collate_fn=masked)
+
+
+class EpochStop(TrainerCallback):
+    """Breaks epochs off."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_epoch_stop |= state.global_step % 4 == 3
+
+
+class SlowNoisy(Noisy):
+    """Workers are still at it when the epoch is broken off."""
+
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return super().__getitem__(index)
+
+
 def trainer(folder, *, cls=Trainer, data=DATA, collate=masked, model=None, callbacks=(), **settings):
     torch.manual_seed(3)
     defaults = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 3, "num_train_epochs": 2.3}
@@ -157,6 +188,9 @@ CASES = {
         "every": 12,
     },
     "workers that stay, own loader": {"cls": ShuffledByWorkers, "every": 11},
+    "epochs broken off": {"callbacks": [EpochStop], "num_train_epochs": 4, "every": 1},
+    "workers that stay, epochs broken off": {**STAY, "callbacks": [EpochStop], "data": SlowNoisy(), "every": 4},
+    "own batches": {"cls": InEagerBatches},
     "by epoch": {"save_strategy": "epoch", "every": 1},
     "stream": {"data": Stream(), "max_steps": 14},
     "own loader": {"cls": Shuffled},
@@ -192,10 +226,11 @@ CASES = {
 def test_a_run_goes_on_exactly(case, tmp_path):
     settings = dict(CASES[case])
     every, early = settings.pop("every", 8), settings.pop("early", None)
+    others = settings.pop("callbacks", [])
     collate = settings.pop("collate", lambda: padded if early else masked)
 
     def started(folder):
-        callbacks = [EarlyStoppingCallback(early)] if early else []
+        callbacks = [EarlyStoppingCallback(early)] if early else others
         return trainer(folder, collate=collate(), callbacks=callbacks, **settings)
 
     whole = started(tmp_path / "whole")
