@@ -13,13 +13,14 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SequentialSampler
 
 from minihf.training.arguments import TrainingArguments
 from minihf.training.dealing import RankBatches, in_step, sharded
 from minihf.training.distributed import everyone, rank, shared, world_size
-from minihf.training.seeds import cpu_random_state, packed_state, set_cpu_random_state, unpacked_state
+from minihf.training.seeds import array, cpu_random_state, packed_state, set_cpu_random_state, text, unpacked_state
 from minihf.training.workers import draw_no_seed, let_go, seed_worker, seeded_by_epoch, tell_epoch
 
 
@@ -192,6 +193,9 @@ class Place:
         self.at_start = self.before_waiting = cpu_random_state()
         self.collator = collator if hasattr(collator, "set_random_state") else None
         self.own_before_waiting = self.own_state()
+        self.generators: list[torch.Generator] = []
+        self.generators_at_start: list[torch.Tensor] = []
+        self.generators_to_come: dict[str, list[str]] = {}  # of a run that goes on, until its first batch
 
     def own_state(self) -> Any:
         return None if self.collator is None else self.collator.random_state()
@@ -207,6 +211,11 @@ class Place:
         """
         if self.epoch:
             draw_no_seed(loader)
+        self.generators = generators(loader)
+        states = self.generators_to_come.get("present" if present is None else "at_start", [])
+        for generator, state in zip(self.generators, states, strict=False):
+            generator.set_state(torch.from_numpy(array(state, np.uint8)))
+        self.generators_at_start, self.generators_to_come = [each.get_state() for each in self.generators], {}
         if present is None:
             self.given, self.at_start = 0, cpu_random_state()
             iterator = evenly(loader, iter(loader))
@@ -236,6 +245,9 @@ class Place:
     def as_dict(self) -> dict[str, Any]:
         states = {name: packed_state(getattr(self, name)) for name in ("at_start", "before_waiting")}
         own = {"own_before_waiting": self.own_before_waiting, "own_present": self.own_state()}
+        of_generators = {"at_start": self.generators_at_start, "present": [x.get_state() for x in self.generators]}
+        of_generators = {name: [text(x.numpy()) for x in each] for name, each in of_generators.items()}
+        own |= {"generators": self.generators_to_come or of_generators}
         return {"epoch": self.epoch, "given": self.given} | states | own
 
     @classmethod
@@ -246,7 +258,16 @@ class Place:
         place.at_start, place.before_waiting = (unpacked_state(values[x]) for x in ("at_start", "before_waiting"))
         place.own_before_waiting = values.get("own_before_waiting")
         place.set_own_state(values.get("own_present"))
+        place.generators_to_come = values.get("generators", {})
         return place
+
+
+def generators(loader: Any) -> list[torch.Generator]:
+    """Those that a loader of somebody's own shuffles with."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    holders = (getattr(batch_sampler, "sampler", None), batch_sampler, getattr(loader, "sampler", None), loader)
+    found = [getattr(each, "generator", None) for each in holders]
+    return [*dict.fromkeys(each for each in found if isinstance(each, torch.Generator))]
 
 
 def evenly(loader: Any, batches: Iterator[Any]) -> Iterator[Any]:

@@ -90,8 +90,7 @@ def seeded_by_epoch(dataset: Any, collate: Callable, seed: int, first: int) -> S
 
 def draw_no_seed(loader: Any) -> None:
     """Workers that stay were seeded in the first epoch: those of a run that goes on leave the random state as it is."""
-    stay = isinstance(loader, DataLoader) and loader.persistent_workers and loader.num_workers
-    if stay and loader.generator is None:
+    if isinstance(loader, DataLoader) and loader.persistent_workers:
         loader.generator = torch.Generator()  # the seed is drawn from this; the order is not
 
 

@@ -87,14 +87,23 @@ class NoisyStream(IterableDataset):
 class Shuffled(Trainer):
     """Somebody's own loader, whose order comes of the global random state."""
 
-    how = {}
+    how, seeded = {}, False
 
     def get_train_dataloader(self):
-        return DataLoader(DATA, batch_size=3, shuffle=True, collate_fn=padded if self.how else masked, **self.how)
+        how = {**self.how, "generator": torch.Generator().manual_seed(5)} if self.seeded else self.how
+        return DataLoader(DATA, batch_size=3, shuffle=True, collate_fn=padded if self.how else masked, **how)
 
 
 class ShuffledByWorkers(Shuffled):
     how = {"num_workers": 1, "persistent_workers": True}
+
+
+class ShuffledByGenerator(Shuffled):
+    seeded = True
+
+
+class ShuffledByGeneratorAndWorkers(ShuffledByWorkers):
+    seeded = True
 
 
 class Eager:
@@ -190,6 +199,9 @@ CASES = {
     "workers that stay, own loader": {"cls": ShuffledByWorkers, "every": 11},
     "epochs broken off": {"callbacks": [EpochStop], "num_train_epochs": 4, "every": 1},
     "workers that stay, epochs broken off": {**STAY, "callbacks": [EpochStop], "data": SlowNoisy(), "every": 4},
+    "own generator": {"cls": ShuffledByGenerator},
+    "own generator, by epoch": {"cls": ShuffledByGenerator, "save_strategy": "epoch", "every": 1},
+    "own generator, workers that stay": {"cls": ShuffledByGeneratorAndWorkers, "every": 11},
     "own batches": {"cls": InEagerBatches},
     "by epoch": {"save_strategy": "epoch", "every": 1},
     "stream": {"data": Stream(), "max_steps": 14},
