@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    IterDataPipe,
+    MapDataPipe,
+    Sampler,
+    SequentialSampler,
+)
 
 from minihf.training.arguments import TrainingArguments
 from minihf.training.dealing import RankBatches, in_step, sharded
@@ -122,7 +130,9 @@ def make_loader(
         batches = BatchSampler(SequentialSampler(dataset) if sampler is None else sampler, batch_size, drop_last)
         how = {"batch_sampler": RankBatches(batches, rank(), world_size(), drop_last=drop_last, fill=train)}
     workers, before = 0 if counted else args.dataloader_num_workers, rank() * args.dataloader_num_workers
-    if train and workers and args.dataloader_persistent_workers:
+    stay = args.dataloader_persistent_workers and not counted
+    stay &= not isinstance(dataset, IterDataPipe | MapDataPipe)  # which a loader itself deals out and seeds
+    if train and workers and stay:
         dataset = seeded_by_epoch(dataset, collate, args.seed, before)
     return DataLoader(
         dataset,
@@ -130,7 +140,7 @@ def make_loader(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        persistent_workers=args.dataloader_persistent_workers and not counted,
+        persistent_workers=stay,
         prefetch_factor=None if counted else args.dataloader_prefetch_factor,
         multiprocessing_context=args.dataloader_multiprocessing_context,
         in_order=args.dataloader_in_order,

@@ -189,7 +189,10 @@ class Trainer:
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """Of several processes each has its own batches, as many as the others; so it must be with one of your own."""
+        """Of several processes each has its own batches, as many as the others; so it must be with one of your own.
+
+        A run goes on exactly with one of your own, too, unless its workers stay (`persistent_workers`) and draw.
+        """
         if self.train_dataset is None:
             raise ValueError("to train, the Trainer needs a train_dataset")
         return self.make_dataloader(self.train_dataset, self.args.train_batch_size, self._get_train_sampler(), True)

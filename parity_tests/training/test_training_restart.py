@@ -12,6 +12,7 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 from minihf import (
     BertConfig,
@@ -294,6 +295,14 @@ def test_workers_that_stay_never_draw_the_same_twice(tmp_path):
             drawn[stay] += [number for batch in loader for row in batch for number in row]
     assert drawn[True][:12] == drawn[False]  # the first epoch's are the reference's
     assert len({*drawn[True]}) == 36
+
+
+def test_workers_share_a_data_pipe(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, dataloader_num_workers=2, dataloader_persistent_workers=True)
+    loader = make_loader(IterableWrapper(range(7)).shuffle().sharding_filter(), list, 1, args, None, train=True)
+    for epoch in range(2):
+        set_epoch(loader, epoch)
+        assert sorted(row for batch in loader for row in batch) == [*range(7)]
 
 
 def test_a_checkpoint_without_its_optimizer_is_no_run(tmp_path):
