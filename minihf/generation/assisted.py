@@ -39,6 +39,7 @@ def assisted(
     processors: Sequence[Processor] = (),
     stop: StopRule | None = None,
     record: Record | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> Iterator[Tensor]:
     """Yield the next ids (1,), again and again: several come at once.
 
@@ -48,6 +49,7 @@ def assisted(
         sample: draw, rather than take the most probable.
         ends: no token that was guessed is kept after one of these.
         steps, processors, stop, record: as in `decode`.
+        watch: is shown each time the guesses (n,), and how many of them were right.
     """
     last = ids.size(1) + steps
     while (T := ids.size(1)) < last:
@@ -66,6 +68,8 @@ def assisted(
         else:
             chosen = drawn(scores) if sample else most_probable(scores)
             chosen = chosen[: agreeing(guesses == chosen[:n]) + 1]
+        if watch is not None:
+            watch(guesses, len(chosen) - 1)
         new = chosen.tolist()
         new = new[: min(last - T, next((i + 1 for i, token in enumerate(new) if token in ends), len(new)))]
         guesser.learn(n, len(new) - 1)

@@ -77,8 +77,8 @@ def beam_search(
         early_stopping: when is the search over for a prompt? True: when `beams` texts have ended. False: when, besides,
             the best running beam would not be one of them if it ended now. "never": when it cannot become one.
         record: keeps what else was asked for.
-        watch: is shown each step as it was decided: the candidates' log-probabilities, rows, tokens and whether they
-            stopped, all (B, kept), which of them go on (B, n), and the texts that ended (B of `Ended`).
+        watch: is shown each step as it was decided: of the candidates the log-probabilities, rows, tokens and whether
+            they stopped, each (B, kept); the first three of those that go on, (B, n); and B of `Ended`.
     """
     texts = len(ids) // beams
     kept = max(2, 1 + ends) * beams
@@ -121,7 +121,8 @@ def beam_search(
             hope = max(value + end * NEVER for value, end in zip(values, stops, strict=True)) / length**length_penalty
             own.open = own.open and hope > (own.best[-1].score if own.full else NEVER)
         if watch is not None:
-            watch(best, rows.view_as(best), places % V, stopped, chosen, ended)
+            every = (best, rows.view_as(best), places % V)
+            watch((*every, stopped), (totals, *(x.gather(1, chosen) for x in every[1:])), ended)
         if not any(own.open for own in ended) or (early_stopping is True and all(own.full for own in ended)):
             break
         if stopped.all():

@@ -6,7 +6,7 @@ they have come. The n that go on are the best of each bank, then the second best
 have a place, and so have those that are probable. (Dynamic beam allocation, arXiv 1804.06609.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -39,6 +39,7 @@ def constrained_beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     record: Record | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> list[list[Hypothesis]]:
     """The best continuations of each prompt that hold what the constraints want, best first.
 
@@ -49,7 +50,7 @@ def constrained_beam_search(
         wanted: how many of the texts will be shown.
         ends: the end tokens.
         pad: what a text writes that is at its end.
-        others: as in `beam_search`.
+        others: as in `beam_search`; `watch` is shown B of `Finished`, and how far the beams had come before this step.
     """
     B = len(ids) // beams
     rows = torch.arange(len(ids), device=ids.device).view(B, beams)
@@ -94,6 +95,9 @@ def constrained_beam_search(
         from_row = ids.new_tensor([row for row, _, _ in following])
         tokens = ids.new_tensor([token for _, token, _ in following])
         totals = totals.new_tensor([total for _, _, total in following]).view(B, beams)
+        if watch is not None:
+            every = (found.totals, found.rows, found.tokens, found.stopped)
+            watch(every, (totals, from_row.view(B, beams), tokens.view(B, beams)), finished, progress)
         progress = [progress[row].after(token) for row, token, _ in following]
         ids = torch.cat([ids[from_row], tokens[:, None]], dim=1)
         trail = torch.cat([trail[from_row], from_row[:, None]], dim=1)

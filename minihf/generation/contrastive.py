@@ -9,7 +9,7 @@ where likeness is the greatest cosine between its last hidden state and that of 
 of a text are k beams, of which one goes on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ def contrastive_search(
     stop: StopRule | None = None,
     pad: int | None = None,
     record: Record | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> Iterator[Tensor]:
     """Yield the next ids (B,), again and again.
 
@@ -43,6 +44,7 @@ def contrastive_search(
         candidates: k, how many tokens to compare.
         alpha: 0 is greedy search, 1 looks at the likeness alone.
         steps, processors, stop, pad, record: as in `decode`.
+        watch: is shown of each step the candidates, their likeness, and the values that decide, all (B, k).
     """
     B, k = len(ids), candidates
     texts, done = torch.arange(B, device=ids.device), torch.zeros(B, dtype=torch.bool, device=ids.device)
@@ -65,8 +67,12 @@ def contrastive_search(
         cosines = new @ states.transpose(1, 2)  # (B, k, T)
         if real is not None:
             cosines[:, :, : real.size(2)].masked_fill_(~real, -torch.inf)
-        values = (1 - alpha) * probabilities - alpha * cosines.amax(-1)
-        best = values.masked_fill(probabilities == 0, -torch.inf).argmax(-1)  # never what a processor forbids
+        likeness = cosines.amax(-1)
+        values = (1 - alpha) * probabilities - alpha * likeness
+        values = values.masked_fill(probabilities == 0, -torch.inf)  # never what a processor forbids
+        best = values.argmax(-1)
+        if watch is not None:
+            watch(tokens, likeness, values)
 
         rows = texts * k + best
         logits, output = following[rows], part(reader.output, lambda _, x, rows=rows: x[rows])

@@ -65,10 +65,10 @@ def written(task: Task) -> Iterator[Tensor]:
     common = {"steps": task.steps, "processors": task.processors, "stop": task.stop, "record": task.record}
     if task.guesser is not None:
         sample, ends = bool(config.do_sample), config.end_tokens
-        return assisted(task.reader, task.ids, task.guesser, sample=sample, ends=ends, **common)
+        return assisted(task.reader, task.ids, task.guesser, sample=sample, ends=ends, watch=task.watch, **common)
     if config.penalty_alpha:
         settings = {"candidates": config.top_k, "alpha": config.penalty_alpha}
-        return contrastive_search(task.reader, task.ids, pad=task.pad, **settings, **common)
+        return contrastive_search(task.reader, task.ids, pad=task.pad, watch=task.watch, **settings, **common)
     choose = drawn if config.do_sample else most_probable
     return decode(task.reader, task.ids, choose=choose, pad=task.pad, **common)
 
@@ -85,6 +85,7 @@ def searched(task: Task) -> Tensor | Output:
         "length_penalty": config.length_penalty,
         "early_stopping": config.early_stopping,
         "record": task.record,
+        "watch": task.watch,
     }
     if task.diversity is not None:
         groups = {"groups": config.num_beam_groups, "diversity": task.diversity}
@@ -93,9 +94,7 @@ def searched(task: Task) -> Tensor | Output:
         wishes = {"constraints": constraints_of(config), "wanted": config.num_return_sequences or 1}
         found = constrained_beam_search(task.reader, task.ids, ends=ends, pad=pad, **wishes, **common)
     else:
-        found = beam_search(
-            task.reader, task.ids, ends=len(ends), sample=bool(config.do_sample), watch=task.watch, **common
-        )
+        found = beam_search(task.reader, task.ids, ends=len(ends), sample=bool(config.do_sample), **common)
     best = [h for hypotheses in found for h in hypotheses[: config.num_return_sequences or 1]]
     return finished(task, together([h.ids for h in best], pad), best)
 

@@ -4,7 +4,7 @@ Beams tend to differ in a word or two. Here they search in groups, one after the
 of earlier groups chose at this step loses `diversity_penalty` for each of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ def group_beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     record: Record | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> list[list[Hypothesis]]:
     """The best continuations of each prompt, of all groups, best first.
 
@@ -59,7 +60,8 @@ def group_beam_search(
         diversity: one of the processors; it is told what the earlier groups chose.
         ends: the end tokens.
         pad: what a group writes that is at its end.
-        others: as in `beam_search`. Processors see one group at a time, (B * beams / groups, T).
+        others: as in `beam_search`. Processors see one group at a time, (B * beams / groups, T), and
+            `watch` is shown one after the other: what it is shown last is B of `Finished`.
     """
     B, size = len(ids) // beams, beams // groups
     rows = torch.arange(len(ids), device=ids.device).view(B, groups, size)
@@ -97,6 +99,9 @@ def group_beam_search(
             parents[:, g] = torch.where(over, rows[:, g], found.rows.gather(1, found.going))
             nexts[:, g] = found.tokens.gather(1, found.going).masked_fill(over, pad)
             chosen = torch.cat([chosen, nexts[:, g]], dim=1)
+            if watch is not None:
+                every = (found.totals, found.rows, found.tokens, found.stopped)
+                watch(every, (totals[:, g], parents[:, g], nexts[:, g]), [text[g] for text in finished])
         if record is not None:
             record.add(reader.output, logits, scores)
         ids = torch.cat([ids[parents.flatten()], nexts.view(-1, 1)], dim=1)

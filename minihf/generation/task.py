@@ -43,7 +43,7 @@ class Task:
     record: Record | None
     diversity: Diversity | None = None
     guesser: Guesser | None = None
-    watch: Callable[..., None] | None = None  # of `beam_search`
+    watch: Callable[..., None] | None = None  # is shown each step: see the loops
 
     @property
     def beams(self) -> int:
