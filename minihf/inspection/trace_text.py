@@ -5,42 +5,79 @@ from typing import TYPE_CHECKING
 from unicodedata import category, east_asian_width
 
 from minihf.generation.beam_search import NEVER
+from minihf.generation.constraints import Progress
 from minihf.inspection.words import short
 
 if TYPE_CHECKING:
-    from minihf.inspection.trace import Look, Node, Trace
+    from minihf.inspection.trace_record import Look, Node, Trace
 
 LONGEST = 24  # of a token, in characters
 PROMPT = 240  # of a prompt, of which the end is shown
+COMPARED = ["likeness", "score"]  # of contrastive search, what decides beside the probability
 
 
 def table(trace: "Trace", row: int | None) -> str:
     looks = [look for look in trace.looks if row is None or look.row == row]
-    several = trace.beams > 1 or len(trace.prompts) > 1
-    lines = []
-    for look in looks:
-        lines += [heading(trace, look) if several else f"step {look.step}", *block(trace, look), ""]
-    return "\n".join(lines[:-1])
+    blocks = ["\n".join([heading(trace, look), *block(trace, look)]) for look in looks]
+    if said := tally(looks):
+        blocks.append(said)
+    return "\n\n".join(blocks)
 
 
 def heading(trace: "Trace", look: "Look") -> str:
-    if trace.beams == 1:
-        return f"step {look.step}, row {look.row}"
-    text, rank = divmod(look.row, trace.beams)
-    return f"step {look.step}, text {text}, beam {rank} ({look.total:.2f})"
+    where = f"step {look.step}"
+    if trace.beams > 1:
+        text, rank = divmod(look.row, trace.beams)
+        group, rank = divmod(rank, trace.beams // trace.groups)
+        where += f", text {text}{f', group {group}' if trace.groups > 1 else ''}, beam {rank} ({look.total:.2f})"
+    elif len(trace.prompts) > 1:
+        where += f", row {look.row}"
+    return where if look.guessed is None else f"{where}, {origin(trace, look)}"
+
+
+def origin(trace: "Trace", look: "Look") -> str:
+    """Of a token, where some are guessed ahead."""
+    refused = " ".join(short(trace.word(token), LONGEST) for token in look.refused)
+    return "guessed" if look.guessed else f"the model's own{f'; refused: {refused}' if refused else ''}"
+
+
+def tally(looks: list["Look"]) -> str:
+    """Where tokens are guessed ahead, how many were right."""
+    if not looks or looks[0].guessed is None:
+        return ""
+    guessed, refused = sum(look.guessed for look in looks), sum(len(look.refused) for look in looks)
+    return f"guessed: {guessed} of {len(looks)} tokens; refused: {refused} guesses"
 
 
 def block(trace: "Trace", look: "Look") -> list[str]:
-    """A line a candidate, a column a stage; ▸ marks what was chosen, · what a processor took away."""
+    """A line a candidate, a column a stage."""
     words = [short(trace.word(token), LONGEST) for token in look.tokens]
     names = max(width(word) for word in words)
-    lines = [" " * (names + 4) + "".join(f"  {name:>7}" for name in trace.stages)]
+    lines = [" " * (names + 4) + "".join(f"  {name:>7}" for name in columns(trace))]
     for i, (token, word) in enumerate(zip(look.tokens, words, strict=True)):
-        mark = "▸" if token in look.chosen else " "
+        mark = "▸" if token in look.chosen else "✗" if token in look.refused[:1] else " "
         stages = zip(trace.stages, look.probabilities[:, i].tolist(), look.scores[:, i].tolist(), strict=True)
         cells = "".join(f"  {share(p, score):>{max(len(name), 7)}}" for name, p, score in stages)
+        if look.compared is not None:
+            named = zip(COMPARED, look.compared[:, i].tolist(), strict=True)
+            cells += "".join(f"  {decimal(value):>{max(len(name), 7)}}" for name, value in named)
         lines.append(f"  {mark} {word}{' ' * (names - width(word))}{cells}")
     return lines
+
+
+def columns(trace: "Trace") -> list[str]:
+    return trace.stages + (COMPARED if any(look.compared is not None for look in trace.looks[:1]) else [])
+
+
+def decimal(value: float) -> str:
+    """A cosine or a score; nothing where there is none, · where the token is impossible."""
+    return "" if value != value else "·" if value == -float("inf") else f"{value:.3f}"
+
+
+def held(progress: Progress) -> str:
+    """How many constraints are fulfilled; + where one is begun."""
+    begun = progress.current is not None
+    return f"{progress.fulfilled} of {progress.fulfilled + len(progress.pending) + begun}{'+' * begun}"
 
 
 def share(probability: float, score: float) -> str:
@@ -62,14 +99,15 @@ def beginning(trace: "Trace", row: int) -> str:
     return text if len(text) <= PROMPT else "…" + text[-PROMPT:]
 
 
-def branches(trace: "Trace", text: int) -> dict[int | None, list[int]]:
-    """Of the nodes of a text, parent -> its children: first the one that leads to the best text (where none does, that
+def branches(trace: "Trace", text: int, group: int = 0) -> dict[int | None, list[int]]:
+    """Of a text (and a group), node -> its children: first the one that leads to the best text (where none does, that
     lives longest), then the others, the shortest-lived first, so that they stay close to where they branch off.
 
     Copies of the first beam, which a search starts with so that there are as many as it wants, are not hypotheses.
     """
     ranks, lives, children = lineage(trace, text), {}, {None: []}
-    own = [i for i, node in enumerate(trace.nodes) if node.text == text and (node.score > NEVER / 2 or i in ranks)]
+    own = [i for i, node in enumerate(trace.nodes) if (node.text, node.group) == (text, group)]
+    own = [i for i in own if trace.nodes[i].score > NEVER / 2 or i in ranks]
     for i in reversed(own):  # parents come first
         node = trace.nodes[i]
         lives[i] = max(lives.get(i, 0), node.step)
@@ -96,28 +134,34 @@ def lineage(trace: "Trace", text: int) -> dict[int, int]:
 
 
 def tree(trace: "Trace", text: int) -> str:
-    ranks, children = lineage(trace, text), branches(trace, text)
-    lines = ["step   score", f"             {beginning(trace, text * trace.copies)}"]
-
-    def walk(nodes: list[int], rest: str) -> Iterator[tuple[int, str]]:
-        """The first child goes on below its parent; what branches off comes between them."""
-        stack = [(nodes, rest, None)]
-        while stack:
-            nodes, rest, branch = stack.pop()
-            if branch is not None:
-                yield branch
-            if not nodes:
-                continue
-            main, *others = nodes
-            stack.append((children.get(main, []), rest, (main, rest)))
-            for i in reversed(others):
-                stack.append((children.get(i, []), rest + "│  ", (i, rest + "├─ ")))
-
-    for i, lead in walk(children[None], ""):
-        node = trace.nodes[i]
-        note = fate(node, i in ranks, bool(children.get(i)))
-        lines.append(f"{node.step:4}  {node.score:6.2f}  {lead}{short(trace.word(node.token), LONGEST)}{note}")
+    ranks, constrained = lineage(trace, text), any(node.progress is not None for node in trace.nodes[:1])
+    head = f"step   score{'  holds  ' if constrained else ''}"
+    lines = [head.rstrip(), f"{' ' * len(head)}  {beginning(trace, text * trace.copies)}"]
+    for group in range(trace.groups):
+        children = branches(trace, text, group)
+        if trace.groups > 1:
+            lines.append(f"group {group}")
+        for i, lead in walk(children):
+            node = trace.nodes[i]
+            note = fate(node, i in ranks, bool(children.get(i)))
+            far = f"  {held(node.progress):<6}" if constrained else ""
+            lines.append(f"{node.step:4}  {node.score:6.2f}{far}  {lead}{short(trace.word(node.token), LONGEST)}{note}")
     return "\n".join(lines)
+
+
+def walk(children: dict[int | None, list[int]]) -> Iterator[tuple[int, str]]:
+    """Nodes, and what stands before them. The first child goes on below its parent; what branches off comes between."""
+    stack: list[tuple[list[int], str, tuple[int, str] | None]] = [(children[None], "", None)]
+    while stack:
+        nodes, rest, branch = stack.pop()
+        if branch is not None:
+            yield branch
+        if not nodes:
+            continue
+        main, *others = nodes
+        stack.append((children.get(main, []), rest, (main, rest)))
+        for i in reversed(others):
+            stack.append((children.get(i, []), rest + "│  ", (i, rest + "├─ ")))
 
 
 def fate(node: "Node", returned: bool, goes_on: bool) -> str:
