@@ -11,6 +11,13 @@ from collections.abc import Sequence
 
 from minihf import __version__
 
+# What `minihf trace` takes as `generate` does.
+TRACED = {
+    "num_beams": int, "num_beam_groups": int, "diversity_penalty": float, "num_return_sequences": int,
+    "temperature": float, "top_k": int, "top_p": float, "repetition_penalty": float,
+    "penalty_alpha": float, "prompt_lookup_num_tokens": int,
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 a comparison failed, 2 wrong use.
@@ -82,16 +89,20 @@ def _parser() -> argparse.ArgumentParser:
     trace = commands.add_parser(
         "trace",
         help="write a text, and show what each step chose from",
-        description="Generate, and print what each step chose from: the candidates before and after each processor, or "
-        "the tree of a beam search.",
+        description="Generate, and print what each step chose from: the candidates before and after each processor, "
+        "what was guessed ahead or compared, or the tree of a beam search.",
     )
     trace.add_argument("target", metavar="FOLDER_OR_NAME", help="a checkpoint's folder, or its name on the hub")
     trace.add_argument("text", metavar="TEXT", help="what the model reads")
     trace.add_argument("--max-new-tokens", type=int, metavar="N", default=20)
-    trace.add_argument("--num-beams", type=int, metavar="N")
     trace.add_argument("--do-sample", action="store_true", default=None)
-    for name, kind in {"temperature": float, "top-k": int, "top-p": float, "repetition-penalty": float}.items():
-        trace.add_argument(f"--{name}", type=kind, metavar="X", help="as in generate; when left out, the model's own")
+    for name, kind in TRACED.items():
+        named = f"--{name.replace('_', '-')}"
+        trace.add_argument(named, type=kind, metavar="X", help="as in generate; when left out, the model's own")
+    trace.add_argument(
+        "--force-word", action="append", metavar="TEXT", help="what the text must hold, as it stands in it: ' pies'"
+    )
+    trace.add_argument("--assistant-model", metavar="NAME", help="a smaller checkpoint, which guesses tokens ahead")
     trace.add_argument("--seed", type=int, metavar="N", default=0, help="of what is drawn (default: 0)")
     trace.add_argument("--top", type=int, metavar="N", default=5, help="candidates to show (default: 5)")
     trace.add_argument("--png", metavar="FILE", help="draw it, too")
@@ -148,7 +159,7 @@ def _trace(args: argparse.Namespace) -> int:
         return _refuse('trace draws with matplotlib; install it with: pip install "minihf[train]", or leave out --png')
     from minihf.inspection.trace import run_command
 
-    names = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+    names = ("max_new_tokens", "do_sample", "force_word", "assistant_model", *TRACED)
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
         return run_command(args.target, args.text, png=args.png, seed=args.seed, top=args.top, **given)

@@ -90,8 +90,8 @@ def title(canvas: Canvas, text: str, width: float, y: float, *, color: str = INK
     """Lines of text; gives where they end."""
     em = canvas.measure("n" * 40, size) / 40
     for line in wrap(canvas.plain(text), max(int((width - 2 * MARGIN) / em * 0.98), 20)) or [""]:
-        canvas.text(MARGIN, y + 0.14, line, size, color)
-        y += 0.28
+        canvas.text(MARGIN, y + size * 0.011, line, size, color)
+        y += size * 0.0215
     return y
 
 

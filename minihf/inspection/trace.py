@@ -15,6 +15,7 @@ from minihf.generation.generate import finished, searched, written
 from minihf.generation.task import prepare
 from minihf.inspection.trace_record import Trace
 from minihf.inspection.trace_watch import Watch
+from minihf.models.architectures import ARCHITECTURES
 from minihf.models.auto import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from minihf.models.base import Model
 from minihf.tokenization import AutoTokenizer
@@ -71,18 +72,47 @@ def trace_generation(
     return watch.trace
 
 
-def run_command(target: str, text: str, *, png: str | None = None, seed: int = 0, top: int = 5, **settings: Any) -> int:
+def run_command(
+    target: str,
+    text: str,
+    *,
+    png: str | None = None,
+    seed: int = 0,
+    top: int = 5,
+    force_word: Sequence[str] = (),
+    assistant_model: str | None = None,
+    **settings: Any,
+) -> int:
     """`minihf trace`: prints, and gives the exit status 0.
 
     Raises:
         ValueError, OSError: no such checkpoint, one that writes nothing, or settings that make no sense.
     """
-    config = AutoConfig.from_pretrained(target)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    kind = writer(target)
     model, tokenizer = kind.from_pretrained(target).eval(), AutoTokenizer.from_pretrained(target)
+    if force_word:
+        settings["force_words_ids"] = [tokenizer.encode(word, add_special_tokens=False) for word in force_word]
+    if assistant_model is not None:
+        settings["assistant_model"] = writer(assistant_model).from_pretrained(assistant_model).eval()
     torch.manual_seed(seed)
     trace = trace_generation(model, text, tokenizer, top=top, **settings)
     print(trace)
     if png is not None:
         trace.draw(png)
     return 0
+
+
+def writer(target: str) -> type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]:
+    """Which Auto class loads a checkpoint to write with. ValueError: it is an encoder."""
+    config = AutoConfig.from_pretrained(target)
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    _, classes = ARCHITECTURES[config.model_type]
+    decoder = "ForSeq2SeqLM" in classes or vars(config).get("is_decoder", True)  # which is set as it is loaded
+    if "ForCausalLM" not in classes or not decoder:
+        raise ValueError(
+            f"{target} is an encoder ({config.model_type}): it reads a text from both sides and writes none. Take a "
+            "model that writes: a decoder (such as gpt2, or a bert whose config says is_decoder=true), or one with "
+            "encoder and decoder (such as t5 or bart)"
+        )
+    return AutoModelForCausalLM

@@ -150,8 +150,8 @@ def tree(canvas: Canvas, trace: "Trace", text: int) -> tuple[float, float]:
             y += 0.3
         y = hang(canvas, trace, children, boxes, ranks, widths, [(first, last) for first, last, _ in bands], y)
     constrained = any(node.progress is not None for node in trace.nodes[:1])
-    canvas.text(MARGIN, y, KEY + HELD * constrained, 8, FAINT)
-    return width, y + MARGIN
+    y = title(canvas, KEY + HELD * constrained, width, y - 0.1, color=FAINT, size=8)
+    return width, y + MARGIN - 0.1
 
 
 def hang(

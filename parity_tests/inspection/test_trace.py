@@ -339,8 +339,6 @@ def test_pictures(gpt, tokenizer, way, steps, tmp_path, recwarn):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha"),
-        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens"),
         ({"top": 0}, "1 or more, not 0"),
         ({"num_baems": 3}, "num_beams"),
         ({"input_ids": None, "inputs": "a text"}, "pass the tokenizer"),
