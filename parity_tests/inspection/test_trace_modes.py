@@ -26,16 +26,21 @@ GROUPS = [
     {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 0.4, "early_stopping": "never",
      "length_penalty": -0.6, "repetition_penalty": 1.3, "num_return_sequences": 2},
     {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.4, "suppress_tokens": [*range(3, V)]},
+    {"num_beams": 6, "num_beam_groups": 2, "diversity_penalty": 0.6, "num_return_sequences": 5, "early_stopping": True,
+     "length_penalty": 2.5, "eos_token_id": [*range(2, V, 3)], "max_new_tokens": 12},
 ]  # fmt: skip
 CONSTRAINED = [
     {"num_beams": 4, "force_words_ids": [[13], [17]], "num_return_sequences": 3},
     {"num_beams": 5, "force_words_ids": [[13, 21], [[17], [23, 12]]], "early_stopping": True, "length_penalty": 1.4},
     {"num_beams": 3, "force_words_ids": [[13, 21, 22, 24, 25], [26, 27]], "repetition_penalty": 1.2},
+    {"num_beams": 2, "force_words_ids": [[3]], "num_return_sequences": 2, "early_stopping": True,
+     "length_penalty": 2.5, "eos_token_id": [*range(20, V)], "max_new_tokens": 12},
     {"num_beams": 4, "constraints": [minihf.PhrasalConstraint([1])], "suppress_tokens": [*range(3, V)]},
-]
+]  # fmt: skip
 CONTRASTIVE = [
     {"penalty_alpha": 0.55, "top_k": 4},
     {"penalty_alpha": 0.3, "top_k": 5, "repetition_penalty": 1.4, "bad_words_ids": [[4], [7, 8]]},
+    {"penalty_alpha": 0.4, "top_k": 3, "eos_token_id": [25]},
 ]
 GUESSED = [
     {**ONE, "prompt_lookup_num_tokens": 3},
@@ -115,14 +120,16 @@ def test_the_result_and_the_draws_are_those_of_generate(family, way, near, reque
             chosen = [look.chosen[0] for look in trace.looks if look.row == row]
             new = ids[trace.prompts.size(1) :]
             assert new == chosen + [0] * (len(new) - len(chosen))
-            assert len(chosen) == len(new) or chosen[-1] in ENDS
+            ends = {*way.get("eos_token_id", ENDS)}
+            assert len(chosen) == len(new) or chosen[-1] in ends
+            assert not {*chosen[:-1]} & ends
     assert str(trace)
 
 
 def check_tree(trace, plain, way):
     """What holds of any tree: sums, links, and the texts that are its best leaves."""
     size, wanted = trace.beams // trace.groups, trace.returned
-    penalty, ends = way.get("length_penalty", 1.0), ENDS
+    penalty, ends = way.get("length_penalty", 1.0), way.get("eos_token_id", ENDS)
     for i, node in enumerate(trace.nodes):
         above = None if node.parent is None else trace.nodes[node.parent]
         assert (above is None) == (node.step == 1)
@@ -153,6 +160,11 @@ def check_tree(trace, plain, way):
             assert trace.nodes[i].final == pytest.approx(plain.sequences_scores[at].item(), rel=1e-5)
             rows = plain.beam_indices[at].tolist()
             assert rows[: len(new)] == [trace.nodes[j].parent_row for j in lineage_of(trace, i)]
+    for node in trace.nodes:  # the others that ended were worse, and there was no place left
+        if node.final is not None and node.rank is None and node.score > NEVER / 2:
+            kept = [n.final for n in trace.nodes if (n.text, n.group) == (node.text, node.group) and n.rank is not None]
+            assert len(kept) == size
+            assert node.final <= min(kept)
     for look in trace.looks:  # what it chose are the children of its row
         here = [n for n in trace.nodes if (n.step, n.parent_row) == (look.step, look.row)]
         assert sorted(n.token for n in here) == sorted(look.chosen)
@@ -176,6 +188,8 @@ def test_groups_by_hand(gpt, way):
     groups, size = way["num_beam_groups"], way["num_beams"] // way["num_beam_groups"]
     assert trace.stages[1] == "Diversity"
     assert {node.group for node in trace.nodes} == {*range(groups)}
+    lasts = [max(n.step for n in trace.nodes if (n.text, n.group) == (0, group)) for group in range(groups)]
+    assert "max_new_tokens" not in way or lasts == [12, 8]  # one is over, and another goes on
     went = {(node.step, node.row): node.token for node in trace.nodes if node.row is not None}
     punished = 0
     for look in trace.looks:
@@ -211,12 +225,27 @@ def test_groups_by_hand(gpt, way):
                 assert straight == lineage_of(trace, best)
 
 
+def test_two_texts_that_are_shown_alike(gpt):
+    """Two end tokens after one beam: both are shown as the first, and each has a node of its own."""
+    ends = raw(gpt, IDS[0].tolist(), [1] * 4).topk(2).indices.tolist()
+    way = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.1, "num_return_sequences": 4,
+           "eos_token_id": ends}  # fmt: skip
+    plain = generated(gpt, **way, return_dict_in_generate=True, output_scores=True)
+    assert plain.sequences[0, 4:6].tolist() == plain.sequences[1, 4:6].tolist() == [ends[0], 0]
+    trace = traced(gpt, **way)
+    check_tree(trace, plain, way)
+    own = [node for node in trace.nodes if (node.text, node.step, node.group) == (0, 1, 0) and node.rank is not None]
+    assert [node.token for node in own] == ends
+
+
 @pytest.mark.parametrize("way", CONSTRAINED)
 def test_constraints_by_hand(gpt, way):
     full = {**way, "return_dict_in_generate": True, "output_scores": True}
     trace, plain = traced(gpt, **way), generated(gpt, **full)
     check_tree(trace, plain, way)
     assert len({node.progress.fulfilled for node in trace.nodes}) > 1
+    lasts = [max(n.step for n in trace.nodes if n.text == text) for text in range(3)]
+    assert "max_new_tokens" not in way or len({*lasts}) == 3  # two are over before the last step
     pushed = 0
     for i, node in enumerate(trace.nodes):
         ids = IDS[node.text].tolist() + prefix(trace, i)
@@ -230,11 +259,10 @@ def test_constraints_by_hand(gpt, way):
                 assert any(w == ids[n : n + len(w)] for w in either for n in range(len(ids)))
         if node.progress.current is not None:
             assert any(ids[-1] in (w[:-1] if isinstance(w[0], int) else w[-1]) for w in words)
-        last = node.step == max(n.step for n in trace.nodes if n.text == node.text)
-        assert node.final is None or node.progress.completed or last  # it ends when it has all, or at the end
+        assert node.final is None or node.progress.completed or node.rank is not None
         scores = plain.scores[node.step - 1][node.parent_row]
         pushed += (scores > scores[node.token]).sum() >= 2 * way["num_beams"]  # no plain search would take it
-    assert pushed > 3 or "suppress_tokens" in way  # of three tokens, all are taken
+    assert pushed > 3 or way in CONSTRAINED[3:]  # where the prompt holds it, or three tokens are all there are
 
 
 @pytest.mark.parametrize("way", CONTRASTIVE)
@@ -263,6 +291,8 @@ def test_contrastive_search_by_hand(gpt, way):
             torch.testing.assert_close(values[i], value, atol=1e-4, rtol=1e-4)
         assert look.chosen == look.tokens[:1]
         written[look.row] = ids + look.chosen
+    if "eos_token_id" in way:  # a row that is over, beside others
+        assert [max(look.step for look in trace.looks if look.row == row) for row in range(3)] == [7, 7, 1]
     few = traced(gpt, penalty_alpha=0.5, top_k=4, prefix_allowed_tokens_fn=lambda text, ids: [11, 12])
     first = few.looks[0]
     assert sorted(first.tokens[:2]) == [11, 12]
