@@ -60,8 +60,8 @@ def group_beam_search(
         diversity: one of the processors; it is told what the earlier groups chose.
         ends: the end tokens.
         pad: what a group writes that is at its end.
-        others: as in `beam_search`. Processors see one group at a time, (B * beams / groups, T), and
-            `watch` is shown one after the other: what it is shown last is B of `Finished`.
+        others: as in `beam_search`. Processors see one group at a time, (B * beams / groups, T), and so does `watch`,
+            with B of `Finished`.
     """
     B, size = len(ids) // beams, beams // groups
     rows = torch.arange(len(ids), device=ids.device).view(B, groups, size)

@@ -19,8 +19,7 @@ class Look:
 
     Attributes:
         step: 1 is the first new token.
-        row: of the batch; of beams, text * num_beams + its rank at this step, among all beams or after those of the
-            groups before its own.
+        row: of the batch; of beams, text * num_beams + its rank at this step, behind the beams of earlier groups.
         total: the log-probability of the beam so far; 0 without beams.
         tokens: the candidates.
         scores: theirs at each stage, (stages, candidates): what the model gave (logits; of beams, log-probabilities),
