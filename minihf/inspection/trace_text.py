@@ -61,7 +61,7 @@ def block(trace: "Trace", look: "Look") -> list[str]:
         if look.compared is not None:
             named = zip(COMPARED, look.compared[:, i].tolist(), strict=True)
             cells += "".join(f"  {decimal(value):>{max(len(name), 7)}}" for name, value in named)
-        lines.append(f"  {mark} {word}{' ' * (names - width(word))}{cells}")
+        lines.append(f"  {mark} {word}{' ' * (names - width(word))}{cells}".rstrip())
     return lines
 
 
