@@ -34,8 +34,9 @@ INTO = {
         "add", "sub", "mul", "div", "neg", "pow", "sqrt", "rsqrt", "cos", "sin", "tanh", "sigmoid", "clamp", "softmax",
         "addcmul", "mm", "bmm", "matmul", "addmm", "baddbmm", "cat", "index_select",
     )
-} | {"linear": F.linear}  # fmt: skip
+}  # fmt: skip
 NAMED = INTO | {
+    "linear": F.linear,
     "gelu": F.gelu,
     "layer_norm": torch.layer_norm,
     "embedding": torch.embedding,
@@ -75,7 +76,7 @@ class Tape:
     def recorded(self) -> Tensor:
         with Recording() as recording:
             result = self.once()
-        if not any(nature_of(call.operator).asks for call in recording.calls):
+        if not any(asks(call) for call in recording.calls):
             self.calls, self.result, self.once = again(recording.calls), result, None
         return result
 
@@ -101,22 +102,31 @@ class Recording(TorchDispatchMode):
 
 
 class Nature(NamedTuple):
-    """Of an operator: whether it writes to what it is given, asks what a tensor holds, or gives the same each time."""
+    """Of an operator: whether it writes to what it is given, tells Python what that holds, or gives the same always."""
 
     name: str
     writes: bool
-    asks: bool
+    tells: bool
     steady: bool
 
 
 @cache
 def nature_of(operator: Any) -> Nature:
     name = operator._schema.name.removeprefix("aten::")
-    asks = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    gives, takes = ([str(each.type) for each in x] for x in (operator._schema.returns, operator._schema.arguments))
+    reads = any("Tensor" in each for each in takes)
+    tells = torch.Tag.dynamic_output_shape in operator.tags or (reads and not all("Tensor" in each for each in gives))
     # `x.new_full` is given a tensor, and looks at its type alone.
-    steady = name.startswith("new_") or not any("Tensor" in str(each.type) for each in operator._schema.arguments)
-    steady = steady and torch.Tag.nondeterministic_seeded not in operator.tags
-    return Nature(name, operator._schema.is_mutable, not asks.isdisjoint(operator.tags), steady)
+    steady = (name.startswith("new_") or not reads) and torch.Tag.nondeterministic_seeded not in operator.tags
+    return Nature(name, operator._schema.is_mutable, tells, steady)
+
+
+def asks(call: Call) -> bool:
+    """Whether what comes after it may be something else the next time."""
+    nature = nature_of(call.operator)
+    if nature.name == "index":  # x[True where ...] has as many rows as it finds; x[[2, 0]] has two
+        return any(each.dtype == torch.bool for each in tensors(call.args))
+    return nature.tells
 
 
 def again(calls: list[Call]) -> list[Callable[[], Any]]:
@@ -131,11 +141,21 @@ def again(calls: list[Call]) -> list[Callable[[], Any]]:
             left.append(call)
         elif made <= own or (nature.steady and not made & written):
             continue
+        elif nature.name == "linear" and args[0].is_contiguous():
+            left.append(product(*args, into=result))
         elif nature.name in INTO:
             left.append(partial(call, out=result))
         else:
             left.append(partial(refill, tensors([result]), call))
     return left
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, into: Tensor) -> Callable[[], Any]:
+    """As `F.linear` comes to it: told where to write, that itself would add the bias later."""
+    x, into = x.view(-1, x.size(-1)), into.view(-1, into.size(-1))  # (B, 1, C) -> (B, C)
+    if bias is None:
+        return partial(torch.mm, x, weight.t(), out=into)
+    return partial(torch.addmm, bias, x, weight.t(), out=into)
 
 
 def refill(old: list[Tensor], call: Callable[[], Any]) -> None:

@@ -1,0 +1,315 @@
+"""A tape gives what the step that it recorded gives, bit for bit, at each token; and it is made where it may be."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import minihf
+from minihf import StaticCache, decode_in
+from minihf.fast import tapes
+from minihf.fast.tapes import STEPS, Tape, taped
+from minihf.generation import taped as reading
+from minihf.generation import task
+from minihf.nn.cache import Cache
+from minihf.nn.steady_cache import SteadyCache
+from parity_tests.fast.test_graphs import MODELS, V, make, prompts
+
+NEW = 48  # tokens; with room for AHEAD at a time, there are several tapes
+AHEAD = 19
+KNOBS = {"max_new_tokens": NEW, "pad_token_id": 0}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(reading, "AHEAD", AHEAD)
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """How many times a tape was made, and how many operators are left of each."""
+    lengths = []
+    again = tapes.again
+
+    def counted(calls):
+        left = again(calls)
+        lengths.append((len(calls), len(left)))
+        return left
+
+    monkeypatch.setattr(tapes, "again", counted)
+    return lengths
+
+
+def written(model, seed=3, **settings):
+    torch.manual_seed(seed)
+    return model.generate(**{**prompts(), **KNOBS, **settings})
+
+
+def same(model, **settings):
+    """By a tape and by the model, bit for bit: texts, logits, and the cache that comes back."""
+    ask = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
+    plain = written(model, cache_implementation="dynamic", **ask, **settings)
+    tape = written(model, **ask, **settings)
+    assert torch.equal(tape.sequences, plain.sequences)
+    for name in ("logits", "scores"):
+        assert len(tape[name]) == len(plain[name])
+        assert all(torch.equal(a, b) for a, b in zip(tape[name], plain[name], strict=True))
+    assert type(tape.past_key_values) is Cache
+    assert tape.past_key_values.length == plain.past_key_values.length
+    for a, b in zip(tape.past_key_values.layers, plain.past_key_values.layers, strict=True):
+        assert (a.length, a.window) == (b.length, b.window)
+        kept = min(a.used, b.used)
+        for name in ("keys", "values"):
+            mine, theirs = (getattr(x, name).narrow(2, x.used - kept, kept) for x in (a, b))
+            assert torch.equal(mine, theirs)
+    return plain.sequences
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_decoder_writes_the_same(name, padded, dtype, replayed):
+    model = make(name).to(dtype)
+    texts = same(model, **prompts(padded=padded))
+    assert len(texts[0].unique()) > 3
+    if name == "mixtral":
+        assert replayed == []
+        return
+    assert len(replayed) == 3  # 47 tokens are read, 19 at a time
+    assert all(left < 0.75 * calls for calls, left in replayed)
+
+
+def test_knobs_are_outside(replayed):
+    """What looks at the ids, draws, or ends a text; rows of one prompt; token types; one's own cache."""
+    model = make("llama")
+    free = same(model)
+    same(model, repetition_penalty=1.7, no_repeat_ngram_size=2, min_new_tokens=4, bad_words_ids=[[5], [7, 8]])
+    drawn = [same(model, do_sample=True, temperature=1.5, top_p=0.9, seed=seed) for seed in range(2)]
+    assert not torch.equal(*drawn)
+    same(model, do_sample=True, num_return_sequences=3)
+    ended = same(model, eos_token_id=[free[0, 8].item(), V - 1])
+    assert (ended[0, 9:] == KNOBS["pad_token_id"]).all()
+    same(model, guidance_scale=1.4)
+    same(make("gpt2"), token_type_ids=torch.randint(2, V, (3, 6)))
+    assert len(replayed) > 12
+    given = prompts()
+    with torch.inference_mode():
+        cache = model(given["inputs"][:, :4], attention_mask=given["attention_mask"][:, :4]).past_key_values
+    assert torch.equal(written(model, past_key_values=cache), free)
+
+
+def test_texts_go_on_from_the_cache_that_came_back():
+    model = make("mistral")
+    first = written(model, return_dict_in_generate=True)
+    mask = torch.cat([prompts()["attention_mask"], first.sequences.new_ones(3, NEW)], 1)
+    settings = {"inputs": first.sequences, "attention_mask": mask, "max_new_tokens": 8}
+    expected = written(model, **settings)
+    assert torch.equal(written(model, **settings, past_key_values=first.past_key_values), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("weights", [None, "int8", "float16"])
+def test_packed_and_rounded_weights(rows, weights, replayed):
+    model = make("gpt2").float()
+    decode_in(model, weights)
+    same(model, **prompts(texts=rows, padded=rows > 1))
+    assert len(replayed) == 3
+
+
+def test_python_is_not_run_again(monkeypatch):
+    heard = []
+    forward = minihf.models.gpt2.GPT2MLP.forward
+
+    def listened(self, x):
+        heard.append(x.size(1))
+        return forward(self, x)
+
+    monkeypatch.setattr(minihf.models.gpt2.GPT2MLP, "forward", listened)
+    written(make("gpt2"))
+    assert heard.count(6) == 3  # the prompt, in three layers
+    assert heard.count(1) == 3 * 2 * 3  # of each tape two steps
+
+
+def test_when_a_tape_is_made(monkeypatch):
+    cpu, model = torch.device("cpu"), make("gpt2")
+    assert taped(model, cpu, STEPS)
+    assert not taped(model, cpu, STEPS - 1)
+    assert not taped(model, torch.device("cuda"), STEPS)
+    for name in ("llama", "mistral", "ctrl", "openai-gpt", "bert", "electra"):
+        assert taped(make(name), cpu, STEPS)
+    assert not taped(make("mixtral"), cpu, STEPS)
+    sizes = {"vocab_size": V, "d_model": 32, "decoder_layers": 1, "encoder_layers": 1}
+    assert not taped(minihf.BartForCausalLM(minihf.BartConfig(**sizes)).eval(), cpu, STEPS)
+    roberta = minihf.RobertaConfig(vocab_size=V, hidden_size=24, num_hidden_layers=1, num_attention_heads=4)
+    roberta.is_decoder = True
+    assert not taped(minihf.RobertaForCausalLM(roberta).eval(), cpu, STEPS)
+    with torch.autocast("cpu"):
+        assert not taped(model, cpu, STEPS)
+    hook = model.transformer.h[1].mlp.register_forward_hook(lambda *_: None)
+    assert not taped(model, cpu, STEPS)
+    hook.remove()
+    model.transformer.drop.train()
+    assert not taped(model, cpu, STEPS)
+    model.eval().set_attn_implementation("eager")
+    assert not taped(model, cpu, STEPS)
+    model.set_attn_implementation("sdpa")
+    adapted = minihf.get_peft_model(model, minihf.LoraConfig(target_modules=["c_attn"], init_lora_weights=False))
+    assert not taped(adapted.eval().get_base_model(), cpu, STEPS)
+
+
+@pytest.mark.parametrize(
+    "settings, kind",
+    [
+        ({}, "TapedReader"),
+        ({"do_sample": True, "num_return_sequences": 2}, "TapedReader"),
+        ({"output_scores": True, "return_dict_in_generate": True}, "TapedReader"),
+        ({"max_new_tokens": STEPS - 1}, "Reader"),
+        ({"num_beams": 2}, "Reader"),
+        ({"use_cache": False}, "Reader"),
+        ({"cache_implementation": "dynamic"}, "Reader"),
+        ({"disable_compile": True}, "Reader"),
+        ({"penalty_alpha": 0.6, "top_k": 3}, "Reader"),
+        ({"prompt_lookup_num_tokens": 2}, "Reader"),
+        ({"output_attentions": True, "return_dict_in_generate": True}, "Reader"),
+        ({"cache_implementation": "static"}, "StaticReader"),
+        ({"past_key_values": StaticCache(60)}, "StaticReader"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_which_calls_of_generate_make_one(settings, kind):
+    made = task.prepare(make("gpt2"), **{**prompts(texts=1), **KNOBS, **settings})
+    assert type(made.reader).__name__ == kind
+
+
+def test_weights_that_change_between_two_texts_are_seen():
+    model = make("llama")
+    before = written(model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    assert not torch.equal(same(model), before)
+
+
+# The tape itself, without a model.
+
+
+class Steady:
+    """Tensors that stay, and a function over them."""
+
+    def __init__(self, function):
+        self.x, self.kept, self.function = torch.randn(3, 4), torch.zeros(3, 4), function
+        self.tape = Tape(lambda: function(self.x, self.kept))
+
+    def check(self, times=5):
+        kept = self.kept.clone()
+        for _ in range(times):
+            self.x.copy_(torch.randn(3, 4))
+            state = torch.get_rng_state()
+            expected = self.function(self.x, kept)
+            torch.set_rng_state(state)
+            assert torch.equal(self.tape(), expected)
+            assert torch.equal(self.kept, kept)
+        return len(self.tape.calls)
+
+
+def kept_sum(x, kept):
+    return kept.add_(x).cumsum(1) + 1
+
+
+def copied_by_reshape(x, kept):
+    return x.t().reshape(2, 6) * 2
+
+
+def written_constant(x, kept):
+    return torch.zeros(3, 4).add_(x).exp() + x.new_full((1, 4), 0.5)
+
+
+def several(x, kept):
+    values, places = x.sort(1)
+    a, b = values.split(2, 1)
+    return torch.cat([a, b * places[:, 2:]], 1).contiguous()
+
+
+def drawn(x, kept):
+    return x + torch.rand(3, 4) + F.dropout(x, 0.5)
+
+
+def of_a_view(x, kept):
+    kept[1:, 2:].mul_(0.5).add_(x[1:, 2:])
+    return F.linear(x, kept, kept[:, 0]).transpose(0, 1)
+
+
+@pytest.mark.parametrize(
+    "function, left",
+    [(kept_sum, 3), (copied_by_reshape, 2), (written_constant, 4), (several, 3), (drawn, 4), (of_a_view, 3)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_called_again(function, left):
+    with torch.inference_mode():
+        assert Steady(function).check() == left
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x, kept: x * x.sum().item(), lambda x, kept: x[x > 0], lambda x, kept: x if x[0, 0] > 0 else -x],
+    ids=["a value", "a shape", "a branch"],
+)
+def test_who_asks_for_values_is_not_recorded(function):
+    with torch.inference_mode():
+        assert Steady(function).check() == 0
+
+
+# Would these tests notice? Faults planted in the tape and in its cache, each of which must show.
+
+init, opened, again = SteadyCache.__init__, SteadyCache.open, tapes.again
+
+
+def without(name):
+    return lambda calls: [call for call in again(calls) if name not in str(call)]
+
+
+def one_place_too_far(cache):
+    opened(cache)
+    cache.place.add_(1)
+
+
+def blind_to_itself(cache):
+    opened(cache)
+    for view, storage, stride, (batch, heads, _, channels) in cache.views:
+        view.set_(storage, view.storage_offset(), (batch, heads, view.size(2) - 1, channels), stride)
+
+
+def as_when_it_was_recorded(cache):
+    position = cache.position_ids.clone()
+    opened(cache)
+    if cache.count > 9:
+        cache.position_ids.copy_(position)
+
+
+def padding_seen(cache, prompt, mask, position, room):
+    init(cache, prompt, None, position, room)
+
+
+def padding_counted(cache, prompt, mask, position, room):
+    init(cache, prompt, mask, torch.full_like(position, prompt.length), room)
+
+
+@pytest.mark.parametrize(
+    "where, name, fault",
+    [
+        (SteadyCache, "open", one_place_too_far),
+        (SteadyCache, "open", blind_to_itself),
+        (SteadyCache, "open", as_when_it_was_recorded),
+        (SteadyCache, "__init__", padding_seen),
+        (SteadyCache, "__init__", padding_counted),
+        (tapes, "again", without("index_copy_")),
+        (tapes, "again", without("mm")),
+        (tapes, "again", without("refill")),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", str(value)),
+)
+@pytest.mark.parametrize("model", ["gpt2", "mistral"])
+def test_a_fault_shows(model, where, name, fault, monkeypatch):
+    made = make(model)
+    same(made)
+    monkeypatch.setattr(where, name, fault)
+    with pytest.raises((AssertionError, IndexError, RuntimeError)):
+        same(made)
