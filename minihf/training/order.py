@@ -29,7 +29,7 @@ from minihf.training.arguments import TrainingArguments
 from minihf.training.dealing import RankBatches, in_step, sharded
 from minihf.training.distributed import everyone, rank, shared, world_size
 from minihf.training.seeds import array, cpu_random_state, packed_state, set_cpu_random_state, text, unpacked_state
-from minihf.training.workers import draw_no_seed, let_go, seed_worker, seeded_by_epoch, tell_epoch
+from minihf.training.workers import draw_no_seed, let_go, seeded_by_epoch, start_worker, tell_epoch
 
 
 class SeededSampler(Sampler[int]):
@@ -144,7 +144,7 @@ def make_loader(
         prefetch_factor=None if counted else args.dataloader_prefetch_factor,
         multiprocessing_context=args.dataloader_multiprocessing_context,
         in_order=args.dataloader_in_order,
-        worker_init_fn=partial(seed_worker, first=before) if train else None,
+        worker_init_fn=partial(start_worker, first=before) if train else start_worker,
     )
 
 

@@ -6,6 +6,9 @@ go on from epoch to epoch, where no checkpoint sees them; here each further epoc
 the epoch and the worker, so that a run that goes on finds them again.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +19,32 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from minihf.training.seeds import set_seed
 
 
-def seed_worker(worker: int, first: int = 0) -> None:
-    """Workers draw other numbers each, those of other processes too; `first` are theirs that come before."""
-    set_seed((torch.initial_seed() + first) % 2**32)
+def start_worker(worker: int, first: int | None = None) -> None:
+    """Workers draw other numbers each, those of other processes too; `first` are theirs that come before.
+
+    None: as the loader seeded it.
+    """
+    outlast_signal()
+    if first is not None:
+        set_seed((torch.initial_seed() + first) % 2**32)
+
+
+def outlast_signal() -> None:
+    """SIGTERM ends this process only if it comes from its parent, the loader, which so ends workers that are late.
+
+    A job that is told to end is told in all its processes, and the main one needs its workers to finish the step.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    parent = os.getppid()
+
+    def listen() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def tell_epoch(each: Any, epoch: int) -> None:

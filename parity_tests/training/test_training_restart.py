@@ -1,8 +1,10 @@
 """A run that goes on from a checkpoint is the run that was never stopped: weights, log and draws, bit for bit."""
 
+import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -342,6 +344,33 @@ class Terminate(TrainerCallback):
     def on_substep_end(self, args, state, control, **kwargs):
         if state.global_step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TerminateAll(TrainerCallback):
+    """SIGTERM to all processes, as a cluster sends it, while workers have batches to read."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            children = [child.pid for child in multiprocessing.active_children()]
+            assert len(children) == args.dataloader_num_workers
+            subprocess.run(["kill", "-TERM", *map(str, [*children, os.getpid()])], check=True)
+            time.sleep(0.3)
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_sigterm_that_workers_get_too(stay, tmp_path):
+    settings = {"dataloader_num_workers": 2, "dataloader_persistent_workers": stay, "save_strategy": "no"}
+    settings |= {"data": SlowNoisy(), "num_train_epochs": 1.2, "eval_strategy": "no"}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.train()
+    with pytest.raises(SystemExit) as left:
+        trainer(tmp_path / "stopped", callbacks=[TerminateAll], **settings).train()
+    assert left.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-2"]
+    resumed = trainer(tmp_path / "stopped", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
 def test_sigterm_finishes_the_step_saves_and_leaves(tmp_path):
