@@ -87,14 +87,15 @@ class GenerationConfig(PushToHubMixin):
     """Keep keys and values of past tokens, rather than compute them anew for every new one. Default True."""
     cache_implementation: str | None = None
     """"static": keep them in memory that does not move, so that on CUDA a token is one graph of kernels rather than a
-    thousand calls (`minihf.fast.graphs`); greedy or sampled. "dynamic", the default: in memory that grows."""
+    thousand calls (`minihf.fast.graphs`); greedy or sampled. "dynamic": in memory that grows. None: the same, but on a
+    CPU a long text is written by a tape (`minihf.fast.tapes`), if the model allows it."""
     max_cache_len: int | None = None
     """How many tokens a static cache holds; by default as many as the texts need. To write many texts with one graph,
     make a `StaticCache` and pass it as `past_key_values` each time."""
     compile_config: dict | None = None
     """Arguments of `torch.compile` for what a static cache's graph holds: {} for its defaults. None: not compiled."""
     disable_compile: bool | None = None
-    """With a static cache, neither compile nor capture. Default False."""
+    """Record no step: with a static cache, neither compile nor capture; without, make no tape. Default False."""
 
     # What is done to the logits, in this order.
     guidance_scale: float | None = None
