@@ -144,7 +144,7 @@ def tree(trace: "Trace", text: int) -> str:
         for i, lead in walk(children):
             node = trace.nodes[i]
             note = fate(node, i in ranks, bool(children.get(i)))
-            far = f"  {held(node.progress):<6}" if constrained else ""
+            far = f"  {held(node.progress):<7}" if constrained else ""
             lines.append(f"{node.step:4}  {node.score:6.2f}{far}  {lead}{short(trace.word(node.token), LONGEST)}{note}")
     return "\n".join(lines)
 

@@ -399,6 +399,7 @@ def test_the_words_of_groups_and_constraints(gpt, tokenizer):
         (n.step, str(n.progress.fulfilled), "of", "2" + ending[n.progress.current is not None]) for n in own
     )
     assert len({line[1:] for line in shown}) > 2
+    assert all(line[21:23] == "  " and line[23] != " " for line in lines)  # the trees of all begin in one column
 
 
 def test_the_words_of_what_was_compared_and_guessed(gpt, near, tokenizer):
