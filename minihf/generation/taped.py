@@ -8,7 +8,6 @@ from torch import Tensor
 
 from minihf.fast.tapes import Tape
 from minihf.generation.reader import Reader
-from minihf.nn.cache import Cache
 from minihf.nn.positions import positions_from_mask
 from minihf.nn.steady_cache import SteadyCache
 
@@ -39,24 +38,21 @@ class TapedReader(Reader):
 
     def make_room(self, new: Tensor) -> None:
         """For the ids (B, 1) that come now, and some more."""
-        cache = self.unrolled()
-        past, mask = cache.length, self.extended(cache.length)
+        past = self.cache.length
+        mask = self.extended(past)
         if mask is None:
             position = torch.full((1, 1), past, device=new.device)
         else:
             position = positions_from_mask(self.extended(past + 1))[:, -1:]
         self.room = min(self.to_come, max(AHEAD, past // 4))
-        steady = self.steady = SteadyCache(cache, mask, self.first_position + position, self.room)
-        self.cache = self.output = None  # its keys and values are in the other one
+        steady = self.steady = SteadyCache(self.cache, mask, self.first_position + position, self.room)
+        self.output = None  # of no token that is read from here on
         self.new = new.clone()
         more: dict[str, Any] = {"logits_to_keep": 1} if self.keeps else {}
         if self.token_type_ids is not None:
             more["token_type_ids"] = self.token_type_ids[:, -1:]
         given = {"attention_mask": steady, "past_key_values": steady, "position_ids": steady.position_ids}
         self.tape = Tape(partial(read_one, partial(self.light, use_cache=True, **given, **more), self.new))
-
-    def unrolled(self) -> Cache | None:
-        return super().unrolled() if self.steady is None else self.steady.unrolled()
 
 
 def read_one(model: Any, ids: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minihf.nn.attention import attend
-from minihf.nn.cache import Cache, LayerCache
+from minihf.nn.cache import Cache
 
 
 class SteadyCache(Cache):
@@ -24,7 +24,8 @@ class SteadyCache(Cache):
     To read the token twice is to read it once; the next one comes after the next `open`.
 
     Args:
-        prompt: what was read so far. It is copied.
+        prompt: what was read so far. Its layers move to memory with room, and are ours from then on as well as its own:
+            it holds each token that is read here.
         mask: 1 = real, 0 = padding, of what was read, (B, P); None: nothing is padded.
         position: of the next token, (B or 1, 1).
         room: how many tokens will be read.
@@ -36,46 +37,42 @@ class SteadyCache(Cache):
     @torch.no_grad()
     def __init__(self, prompt: Cache, mask: Tensor | None, position: Tensor, room: int):
         super().__init__()
-        first = prompt.layers[0]
-        self.window = first.window
-        kept = first.length if self.window is None else min(first.length, self.window - 1)
-        self.count, self.dropped = kept, first.length - kept
+        self.layers = prompt.layers
+        first = self.layers[0]
+        self.window, read = first.window, first.length
+        kept = first.used if self.window is None or prompt.croppable else min(first.used, self.window - 1)
         self.place = torch.full((1,), kept - 1, device=position.device)
         self.position_ids = position - 1
-        self.buffers: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, (B, H, kept + room, D)
-        for layer in prompt.layers:
-            pair = []
-            for x in (layer.keys, layer.values):
-                buffer = x.new_empty(*x.shape[:2], kept + room, x.size(3))
-                buffer[:, :, :kept] = x.narrow(2, layer.used - kept, kept)
-                pair.append(buffer)
-            self.buffers.append((pair[0], pair[1]))
-        self.seen = [(k[:, :, :0], v[:, :, :0]) for k, v in self.buffers]
-        self.views = [
-            (view, whole.untyped_storage(), whole.stride(), whole.shape)
-            for wholes, views in zip(self.buffers, self.seen, strict=True)
-            for whole, view in zip(wholes, views, strict=True)
-        ]
+        self.seen: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, (B, H, K, D)
+        self.views: list[tuple] = []  # each of these, and the memory in which it lies
+        for layer in self.layers:
+            layer.keys, layer.values = (with_room(x, layer.used, kept, room) for x in (layer.keys, layer.values))
+            layer.used = kept
+            self.seen.append((layer.keys[:, :, :0], layer.values[:, :, :0]))
+            for view, whole in zip(self.seen[-1], (layer.keys, layer.values), strict=True):
+                self.views.append((view, whole.untyped_storage(), whole.stride(), whole.shape))
         self.hidden: tuple[Tensor, Tensor] | None = None  # added to the scores, (B, 1, 1, kept + room), and its view
         if mask is not None:
             hidden = first.keys.new_zeros(len(mask), 1, 1, kept + room)
-            padded = mask[:, first.length - kept : first.length] == 0
+            padded = mask[:, read - kept : read] == 0
             hidden[..., :kept].masked_fill_(padded[:, None, None, :], torch.finfo(hidden.dtype).min)
             self.hidden = hidden, hidden[..., :0]
 
     @property
     def length(self) -> int:
         """How many came before the token that is read now."""
-        return self.dropped + self.count - 1
+        return self.layers[0].length - 1
 
     @torch.no_grad()
     def open(self) -> None:
         """Make place for the next token, which sees itself and those before it."""
-        self.count += 1
+        for layer in self.layers:
+            layer.length, layer.used = layer.length + 1, layer.used + 1
+        count = self.layers[0].used
         self.place.add_(1)
         self.position_ids.add_(1)
-        tokens = self.count if self.window is None else min(self.count, self.window)
-        first = self.count - tokens
+        tokens = count if self.window is None else min(count, self.window)
+        first = count - tokens
         for view, storage, stride, (batch, heads, _, channels) in self.views:
             view.set_(storage, first * stride[2], (batch, heads, tokens, channels), stride)
         if self.hidden is not None:
@@ -84,9 +81,8 @@ class SteadyCache(Cache):
 
     def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Write the token's key and value (B, H, 1, D); return all that it sees, (B, H, K, D)."""
-        keys, values = self.buffers[layer]
-        keys.index_copy_(2, self.place, k)
-        values.index_copy_(2, self.place, v)
+        self.layers[layer].keys.index_copy_(2, self.place, k)
+        self.layers[layer].values.index_copy_(2, self.place, v)
         return self.seen[layer]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
@@ -99,12 +95,9 @@ class SteadyCache(Cache):
     def reorder(self, rows: Tensor) -> None:
         raise ValueError("the rows of this cache keep their places: search beams with the growing one")
 
-    def unrolled(self) -> Cache:
-        """An ordinary cache of the same tokens, in the same memory."""
-        cache = Cache()
-        for keys, values in self.buffers:
-            layer = LayerCache()
-            layer.keys, layer.values, layer.window = keys, values, self.window
-            layer.length, layer.used = self.dropped + self.count, self.count
-            cache.layers.append(layer)
-        return cache
+
+def with_room(buffer: Tensor, used: int, kept: int, room: int) -> Tensor:
+    """The last `kept` of the first `used` tokens, before places for more: (B, H, capacity, D) -> (B, H, kept + room, D)"""
+    larger = buffer.new_empty(*buffer.shape[:2], kept + room, buffer.size(3))
+    larger[:, :, :kept] = buffer.narrow(2, used - kept, kept)
+    return larger

@@ -10,6 +10,7 @@ from minihf.fast import tapes
 from minihf.fast.tapes import STEPS, Tape, taped
 from minihf.generation import taped as reading
 from minihf.generation import task
+from minihf.generation.generate import stream
 from minihf.nn.cache import Cache
 from minihf.nn.steady_cache import SteadyCache
 from parity_tests.fast.test_graphs import MODELS, V, make, prompts
@@ -104,6 +105,29 @@ def test_texts_go_on_from_the_cache_that_came_back():
     settings = {"inputs": first.sequences, "attention_mask": mask, "max_new_tokens": 8}
     expected = written(model, **settings)
     assert torch.equal(written(model, **settings, past_key_values=first.past_key_values), expected)
+
+
+@pytest.mark.parametrize("croppable", [False, True])
+@pytest.mark.parametrize("name", ["gpt2", "mistral"])
+def test_a_cache_that_is_passed_in_holds_what_was_read(name, croppable, replayed):
+    """Of a stream left half way, too; and it goes back as far as it promised."""
+    model, ids = make(name), prompts(padded=False)["inputs"]
+
+    def left_half_way(kind):
+        cache = Cache()
+        cache.croppable = croppable
+        words = stream(model, ids, past_key_values=cache, cache_implementation=kind, **KNOBS)
+        for _ in range(30):
+            word = next(words)
+        words.close()
+        assert cache.length == 6 + 29
+        if croppable:
+            cache.crop(11)
+        with torch.inference_mode():
+            return model(word[:, None], past_key_values=cache).logits
+
+    assert torch.equal(left_half_way(None), left_half_way("dynamic"))
+    assert len(replayed) == 2
 
 
 @pytest.mark.parametrize("rows", [1, 5])
@@ -280,7 +304,7 @@ def blind_to_itself(cache):
 def as_when_it_was_recorded(cache):
     position = cache.position_ids.clone()
     opened(cache)
-    if cache.count > 9:
+    if cache.length > 8:
         cache.position_ids.copy_(position)
 
 
