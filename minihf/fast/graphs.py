@@ -97,10 +97,15 @@ def grounds(model: nn.Module) -> list[Any] | None:
     """What a step rests on beside its cache; where that is equal, the step can be used again. None: never.
 
     Tensors may be written to: they are read anew. Others in their place have other addresses. What an adapter's layers
-    add, or anybody else's, may change without.
+    add, or anybody else's, may change without; so may a forward put in the place of a class's, and what is behind a
+    tensor of somebody's class.
     """
     own = ("minihf.models.", "minihf.nn.", "torch.nn.modules.")
-    if not all(type(module).__module__.startswith(own) and not is_heard(module) for module in model.modules()):
-        return None
+    for module in model.modules():
+        kind = type(module)
+        if is_heard(module) or not (kind.__module__.startswith(own) and kind.forward.__module__.startswith(own)):
+            return None
     tensors = [*model.parameters(), *model.buffers()]
+    if not all(type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided for x in tensors):
+        return None
     return [model, model.config.attn_implementation, *((x.data_ptr(), x.dtype) for x in tensors)]

@@ -97,7 +97,7 @@ class SteadyCache(Cache):
 
 
 def with_room(buffer: Tensor, used: int, kept: int, room: int) -> Tensor:
-    """The last `kept` of the first `used` tokens, before places for more: (B, H, capacity, D) -> (B, H, kept + room, D)"""
+    """The last `kept` of the first `used` tokens, and places for more: (B, H, capacity, D) -> (B, H, kept + room, D)"""
     larger = buffer.new_empty(*buffer.shape[:2], kept + room, buffer.size(3))
     larger[:, :, :kept] = buffer.narrow(2, used - kept, kept)
     return larger
