@@ -11,7 +11,8 @@ moves, so that for the next token these are the same calls with the same tensors
     x.new_full((1, 1), 0.5)         takes nothing from other tensors: it is as it was
 
 What Python decided while it was recorded is decided for good; so a step may be recorded only if it has nothing to
-decide (`taped`). The model itself is the oracle: both give the same numbers, bit for bit.
+decide (`taped`). The same goes for memory: weights may be written to between two tokens of a stream, by an optimizer or
+`load_state_dict`, but others put in their place (`p.data = ...`) are seen at the next tape only. The model itself is the oracle: both give the same numbers, bit for bit.
 """
 
 import inspect
@@ -56,7 +57,8 @@ class Tape:
 
     Args:
         once: reads and writes tensors that stay, and gives a tensor. Called twice, it does the same twice. Where it
-            asks for a tensor's values, it is not recorded, and called each time.
+            asks for a tensor's values (`x.item()`, `x[x > 0]`), it is not recorded, and called each time; but what
+            `x.tolist()` and `x.numpy()` tell is heard by no operator.
     """
 
     def __init__(self, once: Callable[[], Tensor]):
@@ -94,6 +96,11 @@ class Recording(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.calls: list[Call] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would load its compiler, to tell it to keep away: longer than to write a thousand tokens."""
+        return False
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -186,7 +193,7 @@ def taped(model: nn.Module, device: torch.device, steps: int) -> bool:
     all modules are ours and nobody listens to them, no token is sent to the experts of its choice (`capturable`), and
     attention is one operator. A step is told its position: BART's takes none, and RoBERTa counts them by the ids.
     """
-    fit = device.type == "cpu" and steps >= STEPS and not torch.is_autocast_enabled("cpu") and model.capturable
-    fit = fit and not model.first_position and "position_ids" in inspect.signature(model.forward).parameters
-    fit = fit and model.config.attn_implementation == "sdpa" and not any(m.training for m in model.modules())
-    return fit and grounds(model) is not None
+    fit = device.type == "cpu" and steps >= STEPS and not torch.is_autocast_enabled("cpu")
+    fit = fit and grounds(model) is not None and not any(m.training for m in model.modules())
+    fit = fit and model.capturable and model.config.attn_implementation == "sdpa"
+    return fit and not model.first_position and "position_ids" in inspect.signature(model.forward).parameters

@@ -1,5 +1,9 @@
 """A tape gives what the step that it recorded gives, bit for bit, at each token; and it is made where it may be."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,12 +14,13 @@ from minihf.fast import tapes
 from minihf.fast.tapes import STEPS, Tape, taped
 from minihf.generation import taped as reading
 from minihf.generation import task
-from minihf.generation.generate import stream
+from minihf.generation.generate import generate, stream
 from minihf.models import gpt2
 from minihf.nn.cache import Cache
 from minihf.nn.steady_cache import SteadyCache
 from parity_tests.fast.test_graphs import MODELS, V, make, prompts
 
+ROOT = Path(__file__).parents[2]
 NEW = 48  # tokens; with room for AHEAD at a time, there are several tapes
 AHEAD = 19
 KNOBS = {"max_new_tokens": NEW, "pad_token_id": 0}
@@ -154,6 +159,19 @@ def test_python_is_not_run_again(monkeypatch):
     assert heard.count(1) == 3 * 2 * 3  # of each tape two steps
 
 
+def test_the_first_tape_does_not_load_the_compiler():
+    """Which PyTorch would do for a dispatch mode, and which takes longer than a thousand tokens."""
+    code = """
+import sys, torch, minihf
+sizes = {"vocab_size": 61, "n_embd": 24, "n_layer": 1, "n_head": 2, "eos_token_id": None}
+model = minihf.GPT2LMHeadModel(minihf.GPT2Config(**sizes)).eval()
+model.generate(torch.tensor([[5, 7]]), max_new_tokens=40)
+print("minihf.generation.taped" in sys.modules, "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 def test_when_a_tape_is_made(monkeypatch):
     cpu, model = torch.device("cpu"), make("gpt2")
     assert taped(model, cpu, STEPS)
@@ -206,6 +224,20 @@ def test_a_weight_without_memory_of_its_own_is_no_obstacle():
     expected = written(model)
     model.lm_head.weight = torch.nn.Parameter(Wrapped(model.lm_head.weight.detach()), requires_grad=False)
     assert torch.equal(written(model), expected)
+
+
+def test_a_model_that_is_not_ours_is_read_as_ever():
+    class Theirs(torch.nn.Module):
+        def __init__(self, inside):
+            super().__init__()
+            self.inside, self.config, self.generation_config = inside, inside.config, inside.generation_config
+            self.device = torch.device("cpu")
+
+        def forward(self, **kwargs):
+            return self.inside(**kwargs)
+
+    model = make("llama")
+    assert torch.equal(generate(Theirs(model).eval(), **prompts(), **KNOBS), written(model))
 
 
 @pytest.mark.parametrize(
