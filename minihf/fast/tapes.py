@@ -11,8 +11,9 @@ moves, so that for the next token these are the same calls with the same tensors
     x.new_full((1, 1), 0.5)         takes nothing from other tensors: it is as it was
 
 What Python decided while it was recorded is decided for good; so a step may be recorded only if it has nothing to
-decide (`taped`). The same goes for memory: weights may be written to between two tokens of a stream, by an optimizer or
-`load_state_dict`, but others put in their place (`p.data = ...`) are seen at the next tape only. The model itself is the oracle: both give the same numbers, bit for bit.
+decide (`taped`). Where its weights lie is decided, too: they may be written to between two tokens of a stream, by an
+optimizer or `load_state_dict`, but others put in their place (`p.data = ...`) are seen by the next tape at the
+earliest. The model itself is the oracle: both give the same numbers, bit for bit.
 """
 
 import inspect

@@ -282,6 +282,8 @@ def check_names(settings: dict[str, Any], others: Sequence[str] = ()) -> None:
     """A keyword that nobody has ever heard of is a slip of the pen, and may have meant one of the `others`."""
     known = [field.name for field in fields(GenerationConfig)] + list(NEUTRAL)
     for name in settings:
+        if name in others:
+            raise TypeError(f"generate alone takes {name!r}: what is streamed or traced is shown as it is written")
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *others], n=1)
             raise TypeError(f"generate has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

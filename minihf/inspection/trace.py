@@ -47,15 +47,17 @@ def trace_generation(
             f"{type(model).__name__} has no language model head to generate with; load it with AutoModelForCausalLM"
         )
     model.require_values("trace_generation")
-    if top < 1:
-        raise ValueError(f"top is how many candidates are kept at each stage, 1 or more, not {top}")
+    if type(top) is not int or top < 1:
+        raise ValueError(f"top is how many candidates are kept at each stage, 1 or more, not {top!r}")
     if inputs is not None and not isinstance(inputs, Tensor):
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"the prompts are {inputs!r}: pass ids as a tensor, or text")
         if tokenizer is None:
             raise ValueError("the prompts are text: pass the tokenizer too, or ids")
         # What a decoder continues must stand next to what it writes.
         side = {} if model.config.is_encoder_decoder else {"padding_side": "left"}
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        batch = tokenizer(texts, padding=len(texts) > 1, return_tensors="pt", return_attention_mask=True, **side)
+        batch = tokenizer(list(texts), padding=len(texts) > 1, return_tensors="pt", return_attention_mask=True, **side)
         inputs = batch["input_ids"].to(model.device)
         settings.setdefault("attention_mask", batch["attention_mask"].to(model.device))
     task = prepare(model, inputs, tokenizer=tokenizer, **settings)

@@ -340,6 +340,10 @@ def test_pictures(gpt, tokenizer, way, steps, tmp_path, recwarn):
     "settings, message",
     [
         ({"top": 0}, "1 or more, not 0"),
+        ({"top": 2.5}, "1 or more, not 2.5"),
+        ({"top": True}, "1 or more, not True"),
+        ({"streamer": print}, "generate alone takes 'streamer'"),
+        ({"input_ids": None, "inputs": [5, 7]}, "ids as a tensor, or text"),
         ({"num_baems": 3}, "num_beams"),
         ({"input_ids": None, "inputs": "a text"}, "pass the tokenizer"),
     ],
