@@ -24,8 +24,8 @@ class SteadyCache(Cache):
     To read the token twice is to read it once; the next one comes after the next `open`.
 
     Args:
-        prompt: what was read so far. Its layers move to memory with room, and are ours from then on as well as its own:
-            it holds each token that is read here.
+        prompt: what was read so far. It stays in use: its layers move to memory with room, and whatever is read here,
+            it holds, too.
         mask: 1 = real, 0 = padding, of what was read, (B, P); None: nothing is padded.
         position: of the next token, (B or 1, 1).
         room: how many tokens will be read.
