@@ -20,7 +20,7 @@ def writing(quick: bool) -> list[Row]:
     tokens = 8 if quick else 64
     group = (2, 32, 4, 2) if quick else (8, 512, 8, 4)  # layers, width, heads, key-value heads
     sizes = (  # layers, width, heads, vocabulary (a toy's, or GPT-2's own); goals of one text and of eight, of beams
-        (((2, 32, 2, 96), (0.3, 0.3), 0.5), ((2, 64, 2, 160), (0.8, 0.6), None))
+        (((2, 32, 2, 96), (0.3, 0.3), 0.5),)
         if quick
         else (
             ((4, 128, 4, 2048), (0.3, 0.3), 0.5),

@@ -174,7 +174,7 @@ def with_a_seed():
     return DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.4, seed=5)
 
 
-STAY = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "every": 11}
+STAY = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "every": 11, "eval_strategy": "no"}
 CASES = {
     "plain": {},
     "accumulated": {"gradient_accumulation_steps": 2, "num_train_epochs": 3},
@@ -195,7 +195,6 @@ CASES = {
         "data": NoisyBatches(),
         "dataloader_multiprocessing_context": "spawn",
         "dataloader_num_workers": 1,
-        "eval_strategy": "no",
         "max_steps": 12,
         "every": 12,
     },
