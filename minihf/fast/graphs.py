@@ -86,11 +86,15 @@ def capture(once: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def capture_for(model: nn.Module, device: torch.device) -> Callable | None:
-    """`capture`, on CUDA, unless the model needs the host on its way (`capturable`), is heard, or in training; or under
-    autocast, whose copies of the weights go when it ends."""
+    """`capture`, on CUDA, if the step can be recorded."""
+    return capture if device.type == "cuda" and is_recordable(model, device) else None
+
+
+def is_recordable(model: nn.Module, device: torch.device) -> bool:
+    """Unless the model needs the host on its way (`capturable`), is heard, or in training; or under autocast, whose
+    copies of the weights go when it ends."""
     fit = getattr(model, "capturable", True) and not torch.is_autocast_enabled(device.type)
-    fit = fit and not any(is_heard(module) or module.training for module in model.modules())
-    return capture if device.type == "cuda" and fit else None
+    return fit and not any(is_heard(module) or module.training for module in model.modules())
 
 
 def grounds(model: nn.Module) -> list[Any] | None:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # private, and PyTorch's own way to see each operator
 
-from minihf.fast.graphs import grounds
+from minihf.fast.graphs import grounds, is_recordable
 
 STEPS = 32  # of a text that repays the recording
 # Called by these names, operators take half the time of `torch.ops.aten`, and the first ones write where they are told.
@@ -190,11 +190,9 @@ def memory(values: list | tuple) -> set[int]:
 def taped(model: nn.Module, device: torch.device, steps: int) -> bool:
     """Whether `generate` makes a tape of the step in which a token is read.
 
-    On a CPU, of enough tokens to repay it; in inference, without autocast, whose copies of the weights come and go; if
-    all modules are ours and nobody listens to them, no token is sent to the experts of its choice (`capturable`), and
-    attention is one operator. A step is told its position: BART's takes none, and RoBERTa counts them by the ids.
+    On a CPU, of enough tokens to repay it, if it can be recorded (`is_recordable`), all modules are ours, and attention
+    is one operator. A step is told its position: BART's takes none, and RoBERTa counts them by the ids.
     """
-    fit = device.type == "cpu" and steps >= STEPS and not torch.is_autocast_enabled("cpu")
-    fit = fit and grounds(model) is not None and not any(m.training for m in model.modules())
-    fit = fit and model.capturable and model.config.attn_implementation == "sdpa"
-    return fit and not model.first_position and "position_ids" in inspect.signature(model.forward).parameters
+    fit = device.type == "cpu" and steps >= STEPS and is_recordable(model, device) and grounds(model) is not None
+    fit = fit and model.config.attn_implementation == "sdpa" and not model.first_position
+    return fit and "position_ids" in inspect.signature(model.forward).parameters

@@ -154,6 +154,20 @@ class Reader:
             arguments["position_ids"] = torch.full((1, 1), self.first_position + past, device=new.device)
         return arguments
 
+    def next_position(self) -> Tensor:
+        """Of the token that follows what was read, (B or 1, 1)."""
+        past = self.cache.length
+        if self.mask is None:
+            return torch.full((1, 1), self.first_position + past, device=self.ids.device)
+        return self.first_position + positions_from_mask(self.extended(past + 1))[:, -1:]
+
+    def of_each_token(self) -> dict[str, Any]:
+        """What a step of one token is told beside ids, cache, mask and position: the same each time."""
+        more: dict[str, Any] = {"logits_to_keep": 1} if self.keeps else {}
+        if self.token_type_ids is not None:
+            more["token_type_ids"] = self.token_type_ids[:, -1:]
+        return more
+
     def of_both(self, new: Tensor, mask: Tensor | None) -> dict[str, Any]:
         mask = self.cache if isinstance(self.cache, BeamCache) else mask
         return {**self.context, "decoder_input_ids": new, "decoder_attention_mask": mask}

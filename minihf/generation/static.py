@@ -3,13 +3,11 @@
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minihf.fast.graphs import Step, capture_for, grounds
 from minihf.generation.reader import Reader
 from minihf.nn.cache import Cache
-from minihf.nn.positions import positions_from_mask
 from minihf.nn.static_cache import StaticCache
 
 
@@ -53,21 +51,14 @@ class StaticReader(Reader):
 
     def first_step(self, ids: Tensor) -> Step:
         """(B, 1) -> what reads these ids, and all after them."""
-        past, static = self.cache.length, self.static
-        if self.mask is None:
-            position = torch.full((1, 1), past, device=ids.device)
-        else:
-            position = positions_from_mask(self.extended(past + 1))[:, -1:]
-        limit = getattr(self.model, "position_limit", None)
-        static.fill(self.cache, self.mask, self.first_position + position, max(self.steps - 1, 1), limit)
+        static, limit = self.static, getattr(self.model, "position_limit", None)
+        static.fill(self.cache, self.mask, self.next_position(), max(self.steps - 1, 1), limit)
         self.cache = self.output = None  # its keys and values are in the other one
         model: Any = self.light
-        more: dict[str, Any] = {"logits_to_keep": 1} if self.keeps else {}
+        more = self.of_each_token()
         if self.compile_config is not None:  # which remembers a model, and would take each view of it for another
             model = self.model
             more |= {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
-        if self.token_type_ids is not None:
-            more["token_type_ids"] = self.token_type_ids[:, -1:]
         capture = capture_for(self.model, ids.device) if self.captured else None
         make = partial(Step, model, static, ids, more, compile_config=self.compile_config, capture=capture)
         rests_on = grounds(self.model)

@@ -3,12 +3,10 @@
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minihf.fast.tapes import Tape
 from minihf.generation.reader import Reader
-from minihf.nn.positions import positions_from_mask
 from minihf.nn.steady_cache import SteadyCache
 
 AHEAD = 64  # tokens for which there is room: a text may end early, and its memory is never more than a little too large
@@ -39,20 +37,14 @@ class TapedReader(Reader):
     def make_room(self, new: Tensor) -> None:
         """For the ids (B, 1) that come now, and some more."""
         past = self.cache.length
-        mask = self.extended(past)
-        if mask is None:
-            position = torch.full((1, 1), past, device=new.device)
-        else:
-            position = positions_from_mask(self.extended(past + 1))[:, -1:]
         self.room = min(self.to_come, max(AHEAD, past // 4))
-        steady = self.steady = SteadyCache(self.cache, mask, self.first_position + position, self.room)
+        position, mask = self.next_position(), self.extended(past)
+        steady = self.steady = SteadyCache(self.cache, mask, position, self.room)
         self.output = None  # of no token that is read from here on
         self.new = new.clone()
-        more: dict[str, Any] = {"logits_to_keep": 1} if self.keeps else {}
-        if self.token_type_ids is not None:
-            more["token_type_ids"] = self.token_type_ids[:, -1:]
         given = {"attention_mask": steady, "past_key_values": steady, "position_ids": steady.position_ids}
-        self.tape = Tape(partial(read_one, partial(self.light, use_cache=True, **given, **more), self.new))
+        model = partial(self.light, use_cache=True, **given, **self.of_each_token())
+        self.tape = Tape(partial(read_one, model, self.new))
 
 
 def read_one(model: Any, ids: Tensor) -> Tensor:

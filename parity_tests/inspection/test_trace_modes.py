@@ -1,6 +1,7 @@
 """Traces of groups, constraints, contrastive search and guesses: every number beside one computed anew."""
 
 import collections
+import copy
 
 import matplotlib.image
 import pytest
@@ -12,7 +13,6 @@ import minihf
 from minihf import cli
 from minihf.generation.beam_search import NEVER
 from minihf.generation.guessers import Draft
-from minihf.inspection.batches import randomise
 from minihf.inspection.trace import trace_generation
 from minihf.inspection.trace_text import branches
 from parity_tests.inspection.test_trace import ENDS, IDS, MASK, V, generated, prefix, raw, traced
@@ -51,34 +51,12 @@ GUESSED = [
 
 
 @pytest.fixture(scope="module")
-def gpt():
-    return made()
-
-
-@pytest.fixture(scope="module")
-def near():
+def near(gpt):
     """One that mostly says what `gpt` says."""
-    model, noise = made(), torch.Generator().manual_seed(6)
+    model, noise = copy.deepcopy(gpt), torch.Generator().manual_seed(6)
     with torch.no_grad():
         for p in model.parameters():
             p += 0.04 * torch.randn(p.shape, generator=noise)
-    return model
-
-
-def made():
-    torch.manual_seed(1)
-    config = minihf.GPT2Config(vocab_size=V, n_embd=12, n_head=3, n_layer=2, n_positions=60, eos_token_id=None)
-    model = minihf.GPT2LMHeadModel(config).eval()
-    randomise(model)
-    return model
-
-
-@pytest.fixture(scope="module")
-def t5():
-    config = minihf.T5Config(vocab_size=V, d_model=12, d_kv=4, d_ff=17, num_heads=3, num_layers=2,
-                             decoder_start_token_id=0, eos_token_id=None)  # fmt: skip
-    model = minihf.T5ForConditionalGeneration(config).eval()
-    randomise(model)
     return model
 
 
