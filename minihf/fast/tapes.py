@@ -42,12 +42,12 @@ NAMED = INTO | {
     "gelu": F.gelu,
     "layer_norm": torch.layer_norm,
     "embedding": torch.embedding,
-    "roll": torch.roll,
     "scaled_dot_product_attention": F.scaled_dot_product_attention,
     "copy_": Tensor.copy_,
     "index_copy_": Tensor.index_copy_,
     "mul_": Tensor.mul_,
     "rsqrt_": Tensor.rsqrt_,
+    "silu_": partial(F.silu, inplace=True),
 }
 
 
@@ -105,8 +105,9 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        self.calls.append(Call(operator, args, kwargs, operator(*args, **kwargs)))
-        return self.calls[-1].result
+        result = operator(*args, **kwargs)
+        self.calls.append(Call(operator, args, kwargs, result))
+        return result
 
 
 class Nature(NamedTuple):
@@ -151,10 +152,14 @@ def again(calls: list[Call]) -> list[Callable[[], Any]]:
             continue
         elif nature.name == "linear" and args[0].is_contiguous():
             left.append(product(*args, into=result))
+        elif nature.name == "roll" and len(args[1]) == len(args[2]) == 1:
+            left += turned(*args, into=result)
         elif nature.name in INTO:
             left.append(partial(call, out=result))
+        elif isinstance(result, Tensor):
+            left.append(partial(refill, result, call))
         else:
-            left.append(partial(refill, tensors([result]), call))
+            left.append(partial(refill_each, tensors([result]), call))
     return left
 
 
@@ -166,7 +171,20 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, into: Tens
     return partial(torch.addmm, bias, x, weight.t(), out=into)
 
 
-def refill(old: list[Tensor], call: Callable[[], Any]) -> None:
+def turned(x: Tensor, shifts: list[int], dims: list[int], into: Tensor) -> list[Callable[[], Any]]:
+    """As `torch.roll` does it, the end before the beginning. Itself, it took a small Llama 0.06 of a token's time."""
+    size, dim = x.size(dims[0]), dims[0]
+    end = shifts[0] % size
+    beginning, ending = x.split([size - end, end], dim)
+    first, second = into.split([end, size - end], dim)
+    return [partial(first.copy_, ending), partial(second.copy_, beginning)]
+
+
+def refill(old: Tensor, call: Callable[[], Tensor]) -> None:
+    old.copy_(call())
+
+
+def refill_each(old: list[Tensor], call: Callable[[], Any]) -> None:
     for x, new in zip(old, tensors([call()]), strict=True):
         x.copy_(new)
 

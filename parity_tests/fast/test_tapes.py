@@ -321,9 +321,16 @@ def of_a_view(x, kept):
     return F.linear(x, kept, kept[:, 0]).transpose(0, 1)
 
 
+def turned(x, kept):
+    return x.roll(1, -1) - x.t().roll(-2, 0).t() + x.roll(8, 1) + x.roll((1, 2), (0, 1))
+
+
 @pytest.mark.parametrize(
     "function, left",
-    [(kept_sum, 3), (copied_by_reshape, 2), (written_constant, 4), (several, 3), (drawn, 4), (of_a_view, 3)],
+    [
+        (kept_sum, 3), (copied_by_reshape, 2), (written_constant, 4), (several, 3), (drawn, 4), (of_a_view, 3),
+        (turned, 10),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_is_called_again(function, left):
