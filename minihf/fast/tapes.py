@@ -16,7 +16,6 @@ optimizer or `load_state_dict`, but others put in their place (`p.data = ...`) a
 earliest. The model itself is the oracle: both give the same numbers, bit for bit.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -209,8 +208,7 @@ def taped(model: nn.Module, device: torch.device, steps: int) -> bool:
     """Whether `generate` makes a tape of the step in which a token is read.
 
     On a CPU, of enough tokens to repay it, if it can be recorded (`is_recordable`), all modules are ours, and attention
-    is one operator. A step is told its position: BART's takes none, and RoBERTa counts them by the ids.
+    is one operator. A step is told its position; but RoBERTa's counts the ids.
     """
     fit = device.type == "cpu" and steps >= STEPS and is_recordable(model, device) and grounds(model) is not None
-    fit = fit and model.config.attn_implementation == "sdpa" and not model.first_position
-    return fit and "position_ids" in inspect.signature(model.forward).parameters
+    return fit and model.config.attn_implementation == "sdpa" and not model.first_position

@@ -1,13 +1,17 @@
 """A reader that records how it reads a token, and then plays that back: what small models gain by is Python's time."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minihf.fast.tapes import Tape
 from minihf.generation.reader import Reader
-from minihf.nn.steady_cache import SteadyCache
+from minihf.nn.beams import BeamCache
+from minihf.nn.masks import encoder_mask
+from minihf.nn.steady_cache import SteadyBeams, SteadyCache
 
 AHEAD = 64  # tokens for which there is room: a text may end early, and its memory is never more than a little too large
 
@@ -31,22 +35,41 @@ class TapedReader(Reader):
             self.make_room(ids[:, -1:])
         self.room, self.to_come = self.room - 1, self.to_come - 1
         self.new.copy_(ids[:, -1:])
-        self.steady.open()
+        self.steady.open(self.parents)
+        self.parents = None
         return self.tape().clone()  # the next step writes over it
 
     def make_room(self, new: Tensor) -> None:
         """For the ids (B, 1) that come now, and some more."""
         past = self.cache.length
         self.room = min(self.to_come, max(AHEAD, past // 4))
-        position, mask = self.next_position(), self.extended(past)
-        steady = self.steady = SteadyCache(self.cache, mask, position, self.room)
         self.output = None  # of no token that is read from here on
         self.new = new.clone()
-        given = {"attention_mask": steady, "past_key_values": steady, "position_ids": steady.position_ids}
-        model = partial(self.light, use_cache=True, **given, **self.of_each_token())
-        self.tape = Tape(partial(read_one, model, self.new))
+        self.steady = self.steady_cache(past)
+        name = "input_ids" if self.context is None else "decoder_input_ids"
+        given = {name: self.new, "past_key_values": self.steady, "use_cache": True, **self.given()}
+        self.tape = Tape(partial(read_one, partial(self.light, **given)))
+
+    def steady_cache(self, past: int) -> SteadyCache:
+        """After `past` tokens, with room for the next ones."""
+        position = self.next_position() if self.counts else torch.full((1, 1), past, device=self.ids.device)
+        if not isinstance(self.cache, BeamCache):
+            return SteadyCache(self.cache, self.extended(past), position, self.room)
+        config = self.model.config
+        keys = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        return SteadyBeams(self.cache, position, self.room, shared=config.num_attention_heads // keys)
+
+    def given(self) -> dict[str, Any]:
+        """What the model is told at each step, beside ids and cache."""
+        if self.context is not None:
+            (state,), mask = self.context["encoder_outputs"], self.context["attention_mask"]
+            # Whether any is padding is asked here, once: who asks at each step cannot be recorded.
+            mask = encoder_mask(mask, (len(state), 1, 1, state.size(1)), dtype=state.dtype)
+            return {**self.context, "attention_mask": mask, "decoder_attention_mask": self.steady}
+        given = {"attention_mask": self.steady, **self.of_each_token()}
+        return {**given, "position_ids": self.steady.position_ids} if self.counts else given
 
 
-def read_one(model: Any, ids: Tensor) -> Tensor:
-    """(B, 1) -> what follows, float32 (B, V)"""
-    return model(input_ids=ids).logits[:, -1].float()
+def read_one(model: Callable[[], Any]) -> Tensor:
+    """What follows the token that it is given, float32 (B, V)."""
+    return model().logits[:, -1].float()

@@ -179,7 +179,7 @@ def prepare(
         device=device,
     )
     recorded = [name for name in asked if name in ("output_hidden_states", "output_attentions")]
-    token_by_token = not (beams > 1 or contrastive or guessed or recorded or prompts.context)
+    token_by_token = not (contrastive or guessed or recorded)
     token_by_token = token_by_token and config.use_cache is not False and not config.disable_compile
     kind = Reader
     if static is not None:

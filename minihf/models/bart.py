@@ -36,6 +36,7 @@ from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, span_loss
 from minihf.nn.masks import decoder_mask, encoder_mask
+from minihf.nn.positions import positions_after
 from minihf.nn.words import predict_words
 
 UNUSED_POSITIONS = 2  # fairseq counted positions from the id after its pad token's, which is 1
@@ -111,10 +112,9 @@ class BartLearnedPositionalEmbedding(nn.Embedding):
     def __init__(self, config: BartConfig):
         super().__init__(config.max_position_embeddings + UNUSED_POSITIONS, config.d_model)
 
-    def forward(self, past: int, tokens: int) -> Tensor:
-        """Of `tokens` tokens in a row, after `past` others: (1, T, C)."""
-        positions = torch.arange(past, past + tokens, device=self.weight.device) + UNUSED_POSITIONS
-        return F.embedding(positions, self.weight)[None]
+    def forward(self, positions: Tensor) -> Tensor:
+        """(1, T) -> (1, T, C)"""
+        return F.embedding(positions + UNUSED_POSITIONS, self.weight)
 
 
 class BartAttention(nn.Module):
@@ -232,7 +232,8 @@ class BartEncoder(nn.Module):
         check_length(S, self.config.max_position_embeddings)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, S, C)
         mask = encoder_mask(attention_mask, (B, self.config.encoder_attention_heads, S, S), dtype=x.dtype)
-        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(0, S)))
+        positions = positions_after(None, S, x.device)
+        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(positions)))
         for layer in self.layers:
             if not left_out(layer, self.config.encoder_layerdrop):
                 x = layer(x, mask)
@@ -280,7 +281,8 @@ class BartDecoder(nn.Module):
         if encoder_hidden_states is not None:
             scores = B, heads, T, encoder_hidden_states.shape[1]
             context_mask = encoder_mask(encoder_attention_mask, scores, dtype=x.dtype)
-        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(past, T)))
+        positions = positions_after(cache, T, x.device)
+        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(positions)))
         for layer in self.layers:
             if not left_out(layer, self.config.decoder_layerdrop):
                 x = layer(x, mask, cache, encoder_hidden_states, context_mask)

@@ -46,7 +46,8 @@ class Model(PushToHubMixin, nn.Module):
         can_generate: it is a causal language model, or has one as its decoder.
         position_limit: how many tokens it can read, where that is limited (learned positions); else None.
         first_position: of `position_ids`, the first token's.
-        capturable: reading a token asks nothing of the host, so that a CUDA graph can hold it (`minihf.fast.graphs`).
+        capturable: to read a token is the same each time, and asks nothing of the host, so that a CUDA graph or a tape
+            can hold it (`minihf.fast.graphs`, `minihf.fast.tapes`).
 
     A model inside one with a head (`model.bert`) records and answers in tuples only when a call asks for it, not when
     the config does.

@@ -36,6 +36,7 @@ from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
 from minihf.nn.losses import IGNORED
 from minihf.nn.masks import decoder_mask, encoder_mask
+from minihf.nn.positions import positions_after
 
 
 @dataclass(init=False)
@@ -127,7 +128,8 @@ class MBartEncoder(nn.Module):
         check_length(S, self.config.max_position_embeddings)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, S, C)
         mask = encoder_mask(attention_mask, (B, self.config.encoder_attention_heads, S, S), dtype=x.dtype)
-        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(0, S)))
+        positions = positions_after(None, S, x.device)
+        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(positions)))
         for layer in self.layers:
             if not left_out(layer, self.config.encoder_layerdrop):
                 x = layer(x, mask)
@@ -168,7 +170,8 @@ class MBartDecoder(nn.Module):
         if encoder_hidden_states is not None:
             scores = B, heads, T, encoder_hidden_states.shape[1]
             context_mask = encoder_mask(encoder_attention_mask, scores, dtype=x.dtype)
-        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(past, T)))
+        positions = positions_after(cache, T, x.device)
+        x = self.dropout(self.layernorm_embedding(x + self.embed_positions(positions)))
         for layer in self.layers:
             if not left_out(layer, self.config.decoder_layerdrop):
                 x = layer(x, mask, cache, encoder_hidden_states, context_mask)

@@ -37,7 +37,7 @@ from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout, left_out
 from minihf.nn.linear import Linear
 from minihf.nn.masks import decoder_mask, encoder_mask
-from minihf.nn.positions import StaticPositions
+from minihf.nn.positions import StaticPositions, positions_after
 from minihf.nn.words import predict_words
 
 LARGEST_HALF = torch.finfo(torch.float16).max - 1000
@@ -204,7 +204,8 @@ class PegasusEncoder(nn.Module):
         check_length(S, self.config.max_position_embeddings)
         x = self.scale * self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, S, C)
         mask = encoder_mask(attention_mask, (B, self.config.encoder_attention_heads, S, S), dtype=x.dtype)
-        x = self.dropout(x + self.embed_positions(0, S).to(x))
+        positions = positions_after(None, S, x.device)
+        x = self.dropout(x + self.embed_positions(positions).to(x))
         for layer in self.layers:
             if not left_out(layer, self.config.encoder_layerdrop):
                 x = layer(x, mask)
@@ -253,7 +254,8 @@ class PegasusDecoder(nn.Module):
         if encoder_hidden_states is not None:
             scores = B, heads, T, encoder_hidden_states.shape[1]
             context_mask = encoder_mask(encoder_attention_mask, scores, dtype=x.dtype)
-        x = self.dropout(x + self.embed_positions(past, T).to(x))
+        positions = positions_after(cache, T, x.device)
+        x = self.dropout(x + self.embed_positions(positions).to(x))
         for layer in self.layers:
             if not left_out(layer, self.config.decoder_layerdrop):
                 x = layer(x, mask, cache, encoder_hidden_states, context_mask)

@@ -313,6 +313,7 @@ class T5PreTrainedModel(Model):
     heads = ("lm_head", "qa_outputs", "classification_head", "classifier")
     input_embeddings = "shared"
     kept_in_float32 = ("wo",)
+    capturable = False  # a token's relative positions are as many as there are tokens before it
     tied: ClassVar = tied_to_shared("encoder.embed_tokens", "decoder.embed_tokens")
     recorded: ClassVar = {
         "encoder_hidden_states": "encoder.block.*",

@@ -35,14 +35,15 @@ class BeamCache(Cache):
     def __init__(self, prompt: Cache, beams: int, mask: Tensor | None = None):
         super().__init__()
         self.beams, self.prompt, self.steps = beams, prompt.length, 0
-        self.window: int | None = None
+        self.window = prompt.layers[0].window
         self.cross = prompt.cross
         self.counted = prompt.counted
         if isinstance(self.counted, Tensor):
             self.counted = self.counted.repeat_interleave(beams, dim=0)
         for layer in prompt.layers:
             layer = copy.copy(layer)
-            layer.length = layer.used  # a window has dropped what came before
+            layer.length = layer.used  # a window has dropped what came before, and what it drops now is masked
+            layer.window = None
             self.layers.append(layer)
         keys = prompt.layers[0].keys  # (B, H, P, D)
         texts, self.kept = keys.size(0), prompt.layers[0].used
@@ -56,7 +57,7 @@ class BeamCache(Cache):
         self.own = own.repeat(texts, 1)  # (B * beams, beams): of the keys of one step, a beam's own
         # Where each key stands in its text; the beams of one step stand in one place.
         self.places = torch.arange(self.prompt - self.kept, self.prompt, device=keys.device)
-        self.mask = self.bias = self.spread = None
+        self.mask = self.bias = self.spread = None  # the mask is of one step, (B, 1, beams, K)
 
     @property
     def length(self) -> int:
@@ -70,28 +71,25 @@ class BeamCache(Cache):
                 self.counted = self.counted.index_select(0, rows)
         self.seen = torch.cat([self.seen, self.own], dim=1)
         self.places = torch.cat([self.places, self.places.new_full((self.beams,), self.length)])
-        self.mask = self.seen.view(-1, 1, self.beams, self.seen.size(1))
+        mask = self.seen
+        if self.window is not None:
+            mask = mask.masked_fill(self.places <= self.length - self.window, self.hidden)
+        self.mask = mask.view(-1, 1, self.beams, mask.size(1))
 
     def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Append each beam's key and value (B * beams, H, 1, D); return those of all beams of a text (B, H, K, D)."""
-        if window is not None and self.window is None:
-            self.window = window
         return self.layers[layer].append(side_by_side(k, self.beams), side_by_side(v, self.beams))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """(B * beams, H, 1, D) to a text's keys (B, H, K, D); weights (B * beams, H, 1, T), to a beam's own past."""
-        mask = self.mask
-        if self.window is not None:
-            out = self.places <= self.length - 1 - self.window  # this step is in the cache by now
-            mask = mask.masked_fill(out, self.hidden)
         if bias is not None:  # T5's, by place in the text: (1, H, 1, T) -> (1, H, 1, K). All layers have the same.
             if bias is not self.bias:
                 self.bias, self.spread = bias, bias[..., self.places]
             bias = self.spread
         x, weights = attend(
-            side_by_side(q, self.beams), k, v, mask, dropout=dropout, bias=bias, scale=scale, impl=impl
+            side_by_side(q, self.beams), k, v, self.mask, dropout=dropout, bias=bias, scale=scale, impl=impl
         )
         if weights is not None:
             weights = one_by_one(weights)  # (B, H, n, K) -> (B n, H, 1, K)

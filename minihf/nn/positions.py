@@ -3,7 +3,15 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from minihf.nn.cache import Cache
+
+
+def positions_after(cache: Cache | None, tokens: int, device: torch.device) -> Tensor:
+    """Of tokens that follow what was read, in texts without padding: (1, T)."""
+    return torch.arange(tokens, device=device)[None] if cache is None else cache.positions(tokens, device)
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
@@ -70,9 +78,9 @@ class StaticPositions(nn.Module):
         self.register_buffer("weight", torch.cat([table[:, 0::2], table[:, 1::2]], dim=1).float(), persistent=False)
         self.register_load_state_dict_pre_hook(pass_by)
 
-    def forward(self, start: int, tokens: int) -> Tensor:
-        """Of the positions from `start` on: (T, C)."""
-        return self.weight[start : start + tokens]
+    def forward(self, positions: Tensor) -> Tensor:
+        """(1, T) -> (1, T, C)"""
+        return F.embedding(positions, self.weight)
 
 
 def pass_by(module: nn.Module, state: dict[str, Tensor], prefix: str, *_) -> None:

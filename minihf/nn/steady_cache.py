@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minihf.nn.attention import attend
+from minihf.nn.beams import BeamCache, one_by_one, side_by_side
 from minihf.nn.cache import Cache
 
 
@@ -34,26 +35,30 @@ class SteadyCache(Cache):
         position_ids: of the token that is read now, (B or 1, 1).
     """
 
+    at_once = 1  # how many keys a step adds to a text
+
     @torch.no_grad()
     def __init__(self, prompt: Cache, mask: Tensor | None, position: Tensor, room: int):
         super().__init__()
-        self.layers = prompt.layers
+        self.layers, self.cross = prompt.layers, prompt.cross
         first = self.layers[0]
         self.window, read = first.window, first.length
         kept = first.used if self.window is None or prompt.croppable else min(first.used, self.window - 1)
-        self.place = torch.full((1,), kept - 1, device=position.device)
+        self.capacity = kept + room * self.at_once
+        self.place = torch.arange(kept - self.at_once, kept, device=position.device)
         self.position_ids = position - 1
         self.seen: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, (B, H, K, D)
         self.views: list[tuple] = []  # each of these, and the memory in which it lies
         for layer in self.layers:
-            layer.keys, layer.values = (with_room(x, layer.used, kept, room) for x in (layer.keys, layer.values))
+            both = layer.keys, layer.values
+            layer.keys, layer.values = (with_room(x, layer.used, kept, self.capacity) for x in both)
             layer.used = kept
             self.seen.append((layer.keys[:, :, :0], layer.values[:, :, :0]))
             for view, whole in zip(self.seen[-1], (layer.keys, layer.values), strict=True):
                 self.views.append((view, whole.untyped_storage(), whole.stride(), whole.shape))
-        self.hidden: tuple[Tensor, Tensor] | None = None  # added to the scores, (B, 1, 1, kept + room), and its view
+        self.hidden: tuple[Tensor, Tensor] | None = None  # added to the scores, (B, 1, 1, capacity), and its view
         if mask is not None:
-            hidden = first.keys.new_zeros(len(mask), 1, 1, kept + room)
+            hidden = first.keys.new_zeros(len(mask), 1, 1, self.capacity)
             padded = mask[:, read - kept : read] == 0
             hidden[..., :kept].masked_fill_(padded[:, None, None, :], torch.finfo(hidden.dtype).min)
             self.hidden = hidden, hidden[..., :0]
@@ -63,13 +68,16 @@ class SteadyCache(Cache):
         """How many came before the token that is read now."""
         return self.layers[0].length - 1
 
+    def positions(self, tokens: int, device: torch.device) -> Tensor:
+        return self.position_ids
+
     @torch.no_grad()
-    def open(self) -> None:
-        """Make place for the next token, which sees itself and those before it."""
+    def open(self, rows: Tensor | None = None) -> None:
+        """Make place for the next token, which sees itself and those before it. Only beams follow other `rows`."""
         for layer in self.layers:
-            layer.length, layer.used = layer.length + 1, layer.used + 1
+            layer.length, layer.used = layer.length + self.at_once, layer.used + self.at_once
         count = self.layers[0].used
-        self.place.add_(1)
+        self.place.add_(self.at_once)
         self.position_ids.add_(1)
         tokens = count if self.window is None else min(count, self.window)
         first = count - tokens
@@ -77,7 +85,7 @@ class SteadyCache(Cache):
             view.set_(storage, first * stride[2], (batch, heads, tokens, channels), stride)
         if self.hidden is not None:
             whole, view = self.hidden
-            view.set_(whole.untyped_storage(), first, (len(whole), 1, 1, tokens), whole.stride())
+            view.set_(whole.untyped_storage(), first, (*whole.shape[:3], tokens), whole.stride())
 
     def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Write the token's key and value (B, H, 1, D); return all that it sees, (B, H, K, D)."""
@@ -96,8 +104,51 @@ class SteadyCache(Cache):
         raise ValueError("the rows of this cache keep their places: search beams with the growing one")
 
 
-def with_room(buffer: Tensor, used: int, kept: int, room: int) -> Tensor:
-    """The last `kept` of the first `used` tokens, and places for more: (B, H, capacity, D) -> (B, H, kept + room, D)"""
-    larger = buffer.new_empty(*buffer.shape[:2], kept + room, buffer.size(3))
+class SteadyBeams(SteadyCache):
+    """The same for the beams of each text, whose step adds a key a beam to the one row that they share.
+
+    Args:
+        beams: what was read so far. It stays in use, as `prompt` above.
+        position: of the next token, (B * beams or 1, 1).
+        room: how many tokens a beam will read.
+        shared: how many queries have one key (grouped-query attention).
+    """
+
+    @torch.no_grad()
+    def __init__(self, beams: BeamCache, position: Tensor, room: int, shared: int = 1):
+        self.beams, self.at_once = beams, beams.beams
+        super().__init__(beams, None, position, room)
+        texts = self.layers[0].keys.size(0)
+        self.masks = beams.seen.new_empty(texts, shared, self.at_once, self.capacity)
+        whole = self.masks.flatten(1, 2)[:, None]  # (B, 1, shared * beams, capacity)
+        self.hidden = whole, whole[..., :0]
+
+    @property
+    def length(self) -> int:
+        return self.beams.length - 1
+
+    @torch.no_grad()
+    def open(self, rows: Tensor | None = None) -> None:
+        """Beam i goes on from where beam `rows[i]` was, (B * beams,). None: each from its own."""
+        self.beams.reorder(rows)
+        mask = self.beams.mask  # (B, 1, beams, K)
+        self.masks[..., : mask.size(3)] = mask
+        super().open()
+
+    def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+        """(B * beams, H, 1, D) -> (B, H, K, D)"""
+        return super().update(layer, side_by_side(k, self.at_once), side_by_side(v, self.at_once))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
+        """(B * beams, H, 1, D) to a text's keys (B, H, K, D)"""
+        q = side_by_side(q, self.at_once)
+        rows = q.reshape(q.size(0), k.size(1), -1, q.size(3))  # heads that share a key are rows of one
+        x, _ = attend(rows, k, v, self.hidden[1], **how)
+        return one_by_one(x.reshape(q.shape)), None
+
+
+def with_room(buffer: Tensor, used: int, kept: int, capacity: int) -> Tensor:
+    """The last `kept` of the first `used` tokens, and places for more: (B, H, ..., D) -> (B, H, capacity, D)"""
+    larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.size(3))
     larger[:, :, :kept] = buffer.narrow(2, used - kept, kept)
     return larger

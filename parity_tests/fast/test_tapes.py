@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from minihf.fast.tapes import STEPS, Tape, taped
 from minihf.generation import taped as reading
 from minihf.generation import task
 from minihf.generation.generate import generate, stream
+from minihf.inspection.families import Variant
+from minihf.inspection.pairs import make_pair
 from minihf.models import gpt2
 from minihf.nn.cache import Cache
-from minihf.nn.steady_cache import SteadyCache
+from minihf.nn.steady_cache import SteadyBeams, SteadyCache
 from parity_tests.fast.test_graphs import MODELS, V, make, prompts
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +63,8 @@ def same(model, **settings):
     for name in ("logits", "scores"):
         assert len(tape[name]) == len(plain[name])
         assert all(torch.equal(a, b) for a, b in zip(tape[name], plain[name], strict=True))
+    for name in {"sequences_scores", "beam_indices"} & set(plain):
+        assert torch.equal(tape[name], plain[name])
     assert type(tape.past_key_values) is Cache
     assert tape.past_key_values.length == plain.past_key_values.length
     for a, b in zip(tape.past_key_values.layers, plain.past_key_values.layers, strict=True):
@@ -83,6 +88,66 @@ def test_every_decoder_writes_the_same(name, padded, dtype, replayed):
         return
     assert len(replayed) == 3  # 47 tokens are read, 19 at a time
     assert all(left < 0.75 * calls for calls, left in replayed)
+
+
+SEARCHES = {
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": -1.0},
+    "beams drawn": {"num_beams": 4, "do_sample": True, "temperature": 1.5},
+    "beams that end": {"num_beams": 3, "eos_token_id": list(range(8, 20)), "early_stopping": True},
+    "groups": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.7},
+    "constraints": {"num_beams": 3, "force_words_ids": [[5, 9], [[7], [11, 12]]]},
+}
+
+
+@pytest.mark.parametrize("way", SEARCHES)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_beams_of_every_decoder(name, padded, way, replayed):
+    """They change places between two steps, and go on from each other's keys."""
+    texts = same(make(name), **prompts(padded=padded), **SEARCHES[way])
+    assert len(texts[0].unique()) > 3
+    if way != "beams that end":
+        assert len(replayed) == (0 if name == "mixtral" else 3)
+
+
+PAIRS = {
+    "bart": "BartForConditionalGeneration",
+    "mbart": "MBartForConditionalGeneration",
+    "marian": "MarianMTModel",
+    "pegasus": "PegasusForConditionalGeneration",
+    "t5": "T5ForConditionalGeneration",
+}
+
+
+@cache
+def paired(kind, name):
+    """With room for the texts of these tests."""
+    longer = Variant({} if kind == "t5" else {"max_position_embeddings": 64})
+    return make_pair(kind, name, longer).ours.double().eval()
+
+
+@pytest.mark.parametrize("way", ["greedy", "drawn", *SEARCHES])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_every_encoder_decoder_writes_the_same(kind, padded, way, replayed):
+    model = paired(kind, PAIRS[kind])
+    ways = {"greedy": {}, "drawn": {"do_sample": True, "num_return_sequences": 2}, **SEARCHES}
+    settings = {"eos_token_id": None, **ways[way]}
+    given = prompts(texts=2, tokens=7, padded=padded)
+    begun = torch.tensor([[3, 9, 8], [3, 2, 11]])
+    given |= {"inputs": given["inputs"].clamp(max=38), "decoder_start_token_id": 3}
+    same(model, **given, **settings)
+    own = torch.tensor([[1, 1, 1], [1, 0, 1]]) if padded else None
+    same(model, **given, **settings, decoder_input_ids=begun, decoder_attention_mask=own)
+    if way != "beams that end":
+        assert len(replayed) == (0 if kind == "t5" else 6)
+
+
+def test_decoders_without_encoder_that_count_by_their_cache(replayed):
+    for name in ("BartForCausalLM", "MarianForCausalLM"):
+        kind = name.removesuffix("ForCausalLM").lower()
+        same(paired(kind, name), inputs=prompts()["inputs"].clamp(max=38), eos_token_id=None)
+    assert len(replayed) == 6
 
 
 def test_knobs_are_outside(replayed):
@@ -181,8 +246,8 @@ def test_when_a_tape_is_made(monkeypatch):
     for name in ("llama", "mistral", "ctrl", "openai-gpt", "bert", "electra"):
         assert taped(make(name), cpu, STEPS)
     assert not taped(make("mixtral"), cpu, STEPS)
-    sizes = {"vocab_size": V, "d_model": 32, "decoder_layers": 1, "encoder_layers": 1}
-    assert not taped(minihf.BartForCausalLM(minihf.BartConfig(**sizes)).eval(), cpu, STEPS)
+    sizes = {"vocab_size": V, "d_model": 32, "num_layers": 1}
+    assert not taped(minihf.T5ForConditionalGeneration(minihf.T5Config(**sizes)).eval(), cpu, STEPS)
     roberta = minihf.RobertaConfig(vocab_size=V, hidden_size=24, num_hidden_layers=1, num_attention_heads=4)
     roberta.is_decoder = True
     assert not taped(minihf.RobertaForCausalLM(roberta).eval(), cpu, STEPS)
@@ -248,7 +313,7 @@ def test_a_model_that_is_not_ours_is_read_as_ever():
         ({"do_sample": True, "num_return_sequences": 2}, "TapedReader"),
         ({"output_scores": True, "return_dict_in_generate": True}, "TapedReader"),
         ({"max_new_tokens": STEPS - 1}, "Reader"),
-        ({"num_beams": 2}, "Reader"),
+        ({"num_beams": 2}, "TapedReader"),
         ({"use_cache": False}, "Reader"),
         ({"cache_implementation": "dynamic"}, "Reader"),
         ({"disable_compile": True}, "Reader"),
@@ -358,20 +423,20 @@ def without(name):
     return lambda calls: [call for call in again(calls) if name not in str(call)]
 
 
-def one_place_too_far(cache):
-    opened(cache)
+def one_place_too_far(cache, rows=None):
+    opened(cache, rows)
     cache.place.add_(1)
 
 
-def blind_to_itself(cache):
-    opened(cache)
+def blind_to_itself(cache, rows=None):
+    opened(cache, rows)
     for view, storage, stride, (batch, heads, _, channels) in cache.views:
         view.set_(storage, view.storage_offset(), (batch, heads, view.size(2) - 1, channels), stride)
 
 
-def as_when_it_was_recorded(cache):
+def as_when_it_was_recorded(cache, rows=None):
     position = cache.position_ids.clone()
-    opened(cache)
+    opened(cache, rows)
     if cache.length > 8:
         cache.position_ids.copy_(position)
 
@@ -405,3 +470,39 @@ def test_a_fault_shows(model, where, name, fault, monkeypatch):
     monkeypatch.setattr(where, name, fault)
     with pytest.raises((AssertionError, IndexError, RuntimeError)):
         same(made)
+
+
+beams_opened = SteadyBeams.open
+
+
+def each_from_its_own(cache, rows=None):
+    beams_opened(cache)
+
+
+def following_a_step_late(cache, rows=None):
+    before, cache.rows_before = getattr(cache, "rows_before", None), rows
+    beams_opened(cache, before)
+
+
+def in_one_place(cache, rows=None):
+    beams_opened(cache, rows)
+    cache.place.copy_(cache.place[:1].expand_as(cache.place))
+
+
+@pytest.mark.parametrize(
+    "where, name, fault",
+    [
+        (SteadyBeams, "open", each_from_its_own),
+        (SteadyBeams, "open", following_a_step_late),
+        (SteadyBeams, "open", in_one_place),
+        (SteadyBeams, "attend", SteadyCache.attend),
+        (SteadyCache, "positions", Cache.positions),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", str(value)),
+)
+def test_a_fault_of_beams_shows(where, name, fault, monkeypatch):
+    given = {"inputs": prompts(padded=False)["inputs"].clamp(max=38), "eos_token_id": None, **SEARCHES["beams"]}
+    same(paired("marian", PAIRS["marian"]), **given)
+    monkeypatch.setattr(where, name, fault)
+    with pytest.raises((AssertionError, IndexError, RuntimeError)):
+        same(paired("marian", PAIRS["marian"]), **given)
