@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minihf.generation.decode import drawn, most_probable
+from minihf.generation.drawing import draw
 from minihf.generation.outputs import Record, part
 from minihf.generation.processors import Processor
 from minihf.generation.reader import Reader
@@ -109,7 +110,7 @@ def accepted(guesses: Tensor, drafts: Tensor, scores: Tensor) -> Tensor:
     if m < len(guesses):
         rest = (rest - q[m]).clamp(min=0)
         rest = rest / rest.sum()
-    return torch.cat([guesses[:m], torch.multinomial(rest, 1)])
+    return torch.cat([guesses[:m], draw(rest)])
 
 
 def of_token(i: int, n: int) -> Callable[[str, Tensor], Tensor]:

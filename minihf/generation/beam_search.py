@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minihf.generation.drawing import draw
 from minihf.generation.outputs import Record
 from minihf.generation.processors import Processor
 from minihf.generation.reader import Reader
@@ -98,7 +99,7 @@ def beam_search(
 
         V = scores.size(1)
         totals = (scores.view(texts, beams, V) + totals[:, :, None]).flatten(1)  # (B, n * V)
-        best, places = draw(totals, kept) if sample else totals.topk(kept)  # (B, kept)
+        best, places = drawn(totals, kept) if sample else totals.topk(kept)  # (B, kept)
         rows = (first + places // V).flatten()
         candidates = torch.cat([ids[rows], (places % V).view(-1, 1)], dim=1)  # (B * kept, T + 1)
         trails = torch.cat([trail[rows], rows[:, None]], dim=1)
@@ -135,7 +136,7 @@ def beam_search(
     return [own.best for own in ended]
 
 
-def draw(totals: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+def drawn(totals: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     """(B, N) log-probabilities -> `kept` of them, at random without repetition, and their places."""
-    places = torch.multinomial(totals.softmax(-1), kept)
+    places = draw(totals.softmax(-1), kept)
     return totals.gather(1, places), places

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from minihf.generation.drawing import draw
 from minihf.generation.outputs import Record
 from minihf.generation.processors import Processor
 from minihf.generation.reader import Reader
@@ -23,7 +24,7 @@ def most_probable(scores: Tensor) -> Tensor:
 
 def drawn(scores: Tensor) -> Tensor:
     """(B, V) -> (B,), at random, each token as often as its probability says."""
-    return torch.multinomial(scores.softmax(-1), 1).squeeze(-1)
+    return draw(scores.softmax(-1)).squeeze(-1)
 
 
 @torch.inference_mode()

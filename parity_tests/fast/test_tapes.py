@@ -19,6 +19,7 @@ from minihf.generation.generate import generate, stream
 from minihf.inspection.families import Variant
 from minihf.inspection.pairs import make_pair
 from minihf.models import gpt2
+from minihf.nn import steady_cache
 from minihf.nn.cache import Cache
 from minihf.nn.steady_cache import SteadyBeams, SteadyCache
 from parity_tests.fast.test_graphs import MODELS, V, make, prompts
@@ -32,6 +33,19 @@ KNOBS = {"max_new_tokens": NEW, "pad_token_id": 0}
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(reading, "AHEAD", AHEAD)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """What nobody wrote to must not be seen; by chance, an earlier run might have left the right numbers there."""
+    with_room = steady_cache.with_room
+
+    def with_poison(buffer, used, kept, capacity):
+        larger = with_room(buffer, used, kept, capacity)
+        larger[:, :, kept:] = torch.nan
+        return larger
+
+    monkeypatch.setattr(steady_cache, "with_room", with_poison)
 
 
 @pytest.fixture
