@@ -91,7 +91,7 @@ def capture_for(model: nn.Module, device: torch.device) -> Callable | None:
 
 
 def is_recordable(model: nn.Module, device: torch.device) -> bool:
-    """Unless no two steps of the model are alike (`capturable`), it is heard, or in training; or under autocast, whose
+    """Whether a step may be: not of a model that is heard, in training, or not `capturable`; nor under autocast, whose
     copies of the weights go when it ends."""
     fit = getattr(model, "capturable", True) and not torch.is_autocast_enabled(device.type)
     return fit and not any(is_heard(module) or module.training for module in model.modules())

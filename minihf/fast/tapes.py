@@ -208,7 +208,7 @@ def taped(model: nn.Module, device: torch.device, steps: int) -> bool:
     """Whether `generate` makes a tape of the step in which a token is read.
 
     On a CPU, of enough tokens to repay it, if it can be recorded (`is_recordable`), all modules are ours, and attention
-    is one operator. A step is told its position; but RoBERTa's counts the ids.
+    is one operator. A step is told its position, or asks the cache, as BART's does; but RoBERTa's counts the ids.
     """
     fit = device.type == "cpu" and steps >= STEPS and is_recordable(model, device) and grounds(model) is not None
     return fit and model.config.attn_implementation == "sdpa" and not model.first_position

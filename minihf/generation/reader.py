@@ -157,7 +157,7 @@ class Reader:
     def next_position(self) -> Tensor:
         """Of the token that follows what was read, (B or 1, 1)."""
         past = self.cache.length
-        if self.mask is None:
+        if self.mask is None or not self.counts:
             return torch.full((1, 1), self.first_position + past, device=self.ids.device)
         return self.first_position + positions_from_mask(self.extended(past + 1))[:, -1:]
 
@@ -176,7 +176,7 @@ class Reader:
         """From one row a text to `copies` rows."""
         logits = self.output.logits
         rows = torch.arange(len(logits), device=logits.device).repeat_interleave(self.copies)
-        shared = self.cache is not None and self.beams
+        shared = self.beams and self.cache is not None and len(self.cache.layers) > 0
         if shared:
             self.cache = BeamCache(self.cache, self.copies, self.mask)
         elif self.cache is not None:

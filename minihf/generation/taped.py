@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minihf.fast.tapes import Tape
@@ -29,7 +28,7 @@ class TapedReader(Reader):
         self.steady: SteadyCache | None = None
 
     def __call__(self, ids: Tensor, last: int = 1) -> Tensor:
-        if not self.started:
+        if not self.started or not self.cache.layers:
             return super().__call__(ids, last)
         if self.room == 0:
             self.make_room(ids[:, -1:])
@@ -47,22 +46,22 @@ class TapedReader(Reader):
         self.new = new.clone()
         self.steady = self.steady_cache(past)
         name = "input_ids" if self.context is None else "decoder_input_ids"
-        given = {name: self.new, "past_key_values": self.steady, "use_cache": True, **self.given()}
+        given = {name: self.new, "past_key_values": self.steady, "use_cache": True, **self.of_each_step()}
         self.tape = Tape(partial(read_one, partial(self.light, **given)))
 
     def steady_cache(self, past: int) -> SteadyCache:
         """After `past` tokens, with room for the next ones."""
-        position = self.next_position() if self.counts else torch.full((1, 1), past, device=self.ids.device)
+        position = self.next_position()
         if not isinstance(self.cache, BeamCache):
             return SteadyCache(self.cache, self.extended(past), position, self.room)
-        config = self.model.config
-        keys = getattr(config, "num_key_value_heads", config.num_attention_heads)
-        return SteadyBeams(self.cache, position, self.room, shared=config.num_attention_heads // keys)
+        keys = getattr(self.model.config, "num_key_value_heads", None)  # fewer than queries, in Llama and its kin
+        shared = 1 if keys is None else self.model.config.num_attention_heads // keys
+        return SteadyBeams(self.cache, position, self.room, shared)
 
-    def given(self) -> dict[str, Any]:
+    def of_each_step(self) -> dict[str, Any]:
         """What the model is told at each step, beside ids and cache."""
         if self.context is not None:
-            (state,), mask = self.context["encoder_outputs"], self.context["attention_mask"]
+            (state,), mask = self.context.values()
             # Whether any is padding is asked here, once: who asks at each step cannot be recorded.
             mask = encoder_mask(mask, (len(state), 1, 1, state.size(1)), dtype=state.dtype)
             return {**self.context, "attention_mask": mask, "decoder_attention_mask": self.steady}

@@ -113,8 +113,8 @@ class BartLearnedPositionalEmbedding(nn.Embedding):
         super().__init__(config.max_position_embeddings + UNUSED_POSITIONS, config.d_model)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """(1, T) -> (1, T, C)"""
-        return F.embedding(positions + UNUSED_POSITIONS, self.weight)
+        """(T,) -> (1, T, C)"""
+        return F.embedding(positions + UNUSED_POSITIONS, self.weight)[None]
 
 
 class BartAttention(nn.Module):

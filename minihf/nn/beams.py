@@ -34,7 +34,7 @@ class BeamCache(Cache):
 
     def __init__(self, prompt: Cache, beams: int, mask: Tensor | None = None):
         super().__init__()
-        self.beams, self.prompt, self.steps = beams, prompt.length, 0
+        self.beams, self.prompt = beams, prompt.length
         self.window = prompt.layers[0].window
         self.cross = prompt.cross
         self.counted = prompt.counted
@@ -51,13 +51,14 @@ class BeamCache(Cache):
         self.hidden = torch.finfo(keys.dtype).min
         seen = keys.new_zeros(texts, self.kept)
         if mask is not None:
-            seen = seen.masked_fill(mask[:, -self.kept :] == 0, self.hidden)
+            seen = seen.masked_fill(mask[:, mask.size(1) - self.kept :] == 0, self.hidden)
         self.seen = seen.repeat_interleave(beams, dim=0)  # (B * beams, K)
         own = keys.new_full((beams, beams), self.hidden).fill_diagonal_(0)
         self.own = own.repeat(texts, 1)  # (B * beams, beams): of the keys of one step, a beam's own
         # Where each key stands in its text; the beams of one step stand in one place.
         self.places = torch.arange(self.prompt - self.kept, self.prompt, device=keys.device)
-        self.mask = self.bias = self.spread = None  # the mask is of one step, (B, 1, beams, K)
+        self.mask: Tensor | None = None  # of one step: what is seen of it, (B, 1, beams, K)
+        self.bias = self.spread = None
 
     @property
     def length(self) -> int:
@@ -83,7 +84,10 @@ class BeamCache(Cache):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(B * beams, H, 1, D) to a text's keys (B, H, K, D); weights (B * beams, H, 1, T), to a beam's own past."""
+        """(B * beams, H, 1, D) to a text's keys (B, H, K, D); weights (B * beams, H, 1, T), to a beam's own past.
+
+        `reorder` has been called for this step.
+        """
         if bias is not None:  # T5's, by place in the text: (1, H, 1, T) -> (1, H, 1, K). All layers have the same.
             if bias is not self.bias:
                 self.bias, self.spread = bias, bias[..., self.places]

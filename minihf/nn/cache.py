@@ -33,8 +33,8 @@ class Cache:
         return self.layers[0].length if self.layers else 0
 
     def positions(self, tokens: int, device: torch.device) -> Tensor:
-        """Of the next tokens, (1, T), padding counted."""
-        return torch.arange(self.length, self.length + tokens, device=device)[None]
+        """Where the next tokens stand, padding counted: (T,)."""
+        return torch.arange(self.length, self.length + tokens, device=device)
 
     def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Append the new tokens' keys and values (B, H, Q, D) of a layer; return those of all tokens (B, H, K, D).

@@ -10,8 +10,8 @@ from minihf.nn.cache import Cache
 
 
 def positions_after(cache: Cache | None, tokens: int, device: torch.device) -> Tensor:
-    """Of tokens that follow what was read, in texts without padding: (1, T)."""
-    return torch.arange(tokens, device=device)[None] if cache is None else cache.positions(tokens, device)
+    """Of tokens that follow what was read, padding counted: (T,)."""
+    return torch.arange(tokens, device=device) if cache is None else cache.positions(tokens, device)
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class StaticPositions(nn.Module):
         self.register_load_state_dict_pre_hook(pass_by)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """(1, T) -> (1, T, C)"""
+        """(T,) -> (T, C)"""
         return F.embedding(positions, self.weight)
 
 

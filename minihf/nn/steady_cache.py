@@ -7,6 +7,9 @@ tensor: what it looks at is a view of the memory, and before each step the view 
     keys    the  cat  sat  on    .    .    .     room for tokens to come
     seen   └──────────────────┘                  those before the step, and the one that it reads
     place                  3                     where this one's key goes
+
+Beams that share the keys of a text (`minihf.nn.beams`) add several at each step. Who sees which is a mask, in memory
+that stays, too, and is written anew before the step.
 """
 
 from typing import Any
@@ -30,22 +33,22 @@ class SteadyCache(Cache):
         mask: 1 = real, 0 = padding, of what was read, (B, P); None: nothing is padded.
         position: of the next token, (B or 1, 1).
         room: how many tokens will be read.
+        at_once: how many keys a step adds to a text.
 
     Attributes:
         position_ids: of the token that is read now, (B or 1, 1).
     """
 
-    at_once = 1  # how many keys a step adds to a text
-
     @torch.no_grad()
-    def __init__(self, prompt: Cache, mask: Tensor | None, position: Tensor, room: int):
+    def __init__(self, prompt: Cache, mask: Tensor | None, position: Tensor, room: int, at_once: int = 1):
         super().__init__()
+        self.at_once = at_once
         self.layers, self.cross = prompt.layers, prompt.cross
         first = self.layers[0]
         self.window, read = first.window, first.length
         kept = first.used if self.window is None or prompt.croppable else min(first.used, self.window - 1)
-        self.capacity = kept + room * self.at_once
-        self.place = torch.arange(kept - self.at_once, kept, device=position.device)
+        self.capacity = kept + room * at_once
+        self.place = torch.arange(kept - at_once, kept, device=position.device)
         self.position_ids = position - 1
         self.seen: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, (B, H, K, D)
         self.views: list[tuple] = []  # each of these, and the memory in which it lies
@@ -56,7 +59,8 @@ class SteadyCache(Cache):
             self.seen.append((layer.keys[:, :, :0], layer.values[:, :, :0]))
             for view, whole in zip(self.seen[-1], (layer.keys, layer.values), strict=True):
                 self.views.append((view, whole.untyped_storage(), whole.stride(), whole.shape))
-        self.hidden: tuple[Tensor, Tensor] | None = None  # added to the scores, (B, 1, 1, capacity), and its view
+        # Added to the scores, (B, 1, queries of a text, capacity), and its view.
+        self.hidden: tuple[Tensor, Tensor] | None = None
         if mask is not None:
             hidden = first.keys.new_zeros(len(mask), 1, 1, self.capacity)
             padded = mask[:, read - kept : read] == 0
@@ -69,11 +73,11 @@ class SteadyCache(Cache):
         return self.layers[0].length - 1
 
     def positions(self, tokens: int, device: torch.device) -> Tensor:
-        return self.position_ids
+        return self.position_ids[0]
 
     @torch.no_grad()
     def open(self, rows: Tensor | None = None) -> None:
-        """Make place for the next token, which sees itself and those before it. Only beams follow other `rows`."""
+        """Make place for the next token, which sees itself and those before it. `rows` is None here, and for beams."""
         for layer in self.layers:
             layer.length, layer.used = layer.length + self.at_once, layer.used + self.at_once
         count = self.layers[0].used
@@ -98,10 +102,10 @@ class SteadyCache(Cache):
         return attend(q, k, v, None if self.hidden is None else self.hidden[1], **how)
 
     def crop(self, length: int) -> None:
-        raise ValueError("this cache does not go back: check guesses with the growing one")
+        raise ValueError("this cache does not go back: check guesses with the growing one, `Cache`")
 
     def reorder(self, rows: Tensor) -> None:
-        raise ValueError("the rows of this cache keep their places: search beams with the growing one")
+        raise ValueError("the rows of this cache keep their places: search with `SteadyBeams`, and tell `open` of them")
 
 
 class SteadyBeams(SteadyCache):
@@ -116,11 +120,11 @@ class SteadyBeams(SteadyCache):
 
     @torch.no_grad()
     def __init__(self, beams: BeamCache, position: Tensor, room: int, shared: int = 1):
-        self.beams, self.at_once = beams, beams.beams
-        super().__init__(beams, None, position, room)
+        self.beams = beams
+        super().__init__(beams, None, position, room, at_once=beams.beams)
         texts = self.layers[0].keys.size(0)
-        self.masks = beams.seen.new_empty(texts, shared, self.at_once, self.capacity)
-        whole = self.masks.flatten(1, 2)[:, None]  # (B, 1, shared * beams, capacity)
+        self.masks = beams.seen.new_empty(texts, shared, self.at_once, self.capacity)  # the same for all that share
+        whole = self.masks.flatten(1, 2)[:, None]
         self.hidden = whole, whole[..., :0]
 
     @property
@@ -142,7 +146,8 @@ class SteadyBeams(SteadyCache):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
         """(B * beams, H, 1, D) to a text's keys (B, H, K, D)"""
         q = side_by_side(q, self.at_once)
-        rows = q.reshape(q.size(0), k.size(1), -1, q.size(3))  # heads that share a key are rows of one
+        # Heads that share a key are rows of one, as in `attend`, which would make a mask for them in each layer.
+        rows = q.reshape(q.size(0), k.size(1), -1, q.size(3))
         x, _ = attend(rows, k, v, self.hidden[1], **how)
         return one_by_one(x.reshape(q.shape)), None
 

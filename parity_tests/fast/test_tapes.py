@@ -157,6 +157,22 @@ def test_every_encoder_decoder_writes_the_same(kind, padded, way, replayed):
         assert len(replayed) == (0 if kind == "t5" else 6)
 
 
+@pytest.mark.parametrize("way", [{}, {"num_beams": 3}], ids=str)
+def test_without_a_layer_there_is_nothing_to_record(way, replayed):
+    for name in ("gpt2", "llama"):
+        written(make(name, num_hidden_layers=0), **way)
+    sizes = {"vocab_size": V, "d_model": 32, "encoder_layers": 1, "decoder_layers": 0}
+    model = minihf.BartForConditionalGeneration(minihf.BartConfig(**sizes)).double().eval()
+    assert torch.equal(written(model, **way), written(model, **way, use_cache=False))
+    assert replayed == []
+
+
+def test_beams_that_see_themselves_alone(replayed):
+    model = make("mistral", sliding_window=1)
+    assert torch.equal(same(model, num_beams=3), written(model, num_beams=3, use_cache=False))
+    assert len(replayed) == 3
+
+
 def test_decoders_without_encoder_that_count_by_their_cache(replayed):
     for name in ("BartForCausalLM", "MarianForCausalLM"):
         kind = name.removesuffix("ForCausalLM").lower()
