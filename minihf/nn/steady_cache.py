@@ -73,6 +73,7 @@ class SteadyCache(Cache):
         return self.layers[0].length - 1
 
     def positions(self, tokens: int, device: torch.device) -> Tensor:
+        """Of the one token, (1,): a view, which follows `open`."""
         return self.position_ids[0]
 
     @torch.no_grad()
