@@ -37,6 +37,24 @@ def _seed() -> None:
 
 
 @pytest.fixture
+def processor(monkeypatch):
+    """Call it with a name: the processor goes by that, and every matrix is large."""
+    import torch
+
+    from minihf.nn import linear
+
+    def name_it(name):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
+        linear.onednn_is_faster.cache_clear()
+        if torch.backends.mkldnn.is_available():
+            assert linear.onednn_is_faster() == ("AMD" in name)
+
+    monkeypatch.setattr(linear, "LARGE", 0)
+    yield name_it
+    linear.onednn_is_faster.cache_clear()
+
+
+@pytest.fixture
 def hub(tmp_path):
     """A stand-in hub, for processes of their own: `hub.environment` tells them."""
     from parity_tests.hub import StandInHub

@@ -1,23 +1,27 @@
 """Weights packed for a number of rows, for the time of one call of `generate`.
 
-To multiply 4 or 32 rows by a matrix, MKL first copies the matrix into blocks that suit its registers, each time anew.
-A text of 64 tokens does this 64 times with the same weights. Packed once, at some 4 GB a second, the product takes 0.6
-of the time with 4 rows and 0.4 with 32 (512 to 2048 wide, 2 cores). One row has no use for it. The packed weights are a
-second copy of the model's, given back at the end. A small matrix of GPT-2's layout, (in, out), is in such an order as
-it is: asked with packing, it takes up to twice the time.
+To multiply 4 or 32 rows by a matrix, a library first copies the matrix into blocks that suit its registers, each time
+anew. A text of 64 tokens does this 64 times with the same weights. Packed once, at 4 to 12 GB a second, the product
+takes 0.6 of the time with 4 rows and 0.4 with 32 by MKL on Intel's processors (2 cores, 512 to 2048 wide), and 0.55 and
+0.8 by oneDNN on AMD's (see `minihf.nn.linear`; 384 to 3072 wide). One row has no use for it. The packed weights are a
+second copy of the model's, given back at the end.
+
+GPT-2's matrices, (in, out), are nearly in such an order as they are. MKL packs the large ones: with small ones it takes
+up to twice the time. oneDNN packs none, since it gains little and takes long to turn them.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihf.nn.conv1d import Conv1D
+from minihf.nn.linear import by_onednn, linear, onednn_is_faster, repays_onednn
 
-ROWS = range(4, 65)  # where packing helps
+ROWS = range(2, 65)  # where packing helps oneDNN
+MKL_ROWS = range(4, 65)
 STEPS = 16  # of a text that repays it
-SMALL = 2**18  # numbers in a matrix (in, out) that needs no packing
+SMALL = 2**18  # numbers in a matrix (in, out) that MKL need not pack
 
 
 class PackedLinear:
@@ -29,7 +33,11 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.numel() != self.rows * x.size(-1):
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
+        if onednn_is_faster():
+            if self.packed is None:
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, self.rows)
+            return by_onednn(x, self.packed, self.bias)
         if self.packed is None:
             self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight.contiguous(), self.rows)
         return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
@@ -38,15 +46,17 @@ class PackedLinear:
 def packs(model: nn.Module, rows: int, steps: int) -> bool:
     """Whether it pays: float32 on an x86 CPU, and enough to do. Autocast knows nothing of the packed product."""
     first = next(model.parameters())
-    here = first.device.type == "cpu" and first.dtype == torch.float32 and torch.backends.mkl.is_available()
-    here = here and hasattr(torch.ops.mkl, "_mkl_linear") and not torch.is_autocast_enabled("cpu")
-    return here and rows in ROWS and steps >= STEPS
+    here = first.device.type == "cpu" and first.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if onednn_is_faster():
+        return here and rows in ROWS and steps >= STEPS
+    here = here and torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
+    return here and rows in MKL_ROWS and steps >= STEPS
 
 
 def packed_linear(module: Any, rows: int) -> PackedLinear | None:
-    """What does the work of a linear layer; None for any other module."""
-    if isinstance(module, nn.Linear):
+    """What does the work of a linear layer; None for any other module, and where packing is no gain."""
+    if isinstance(module, nn.Linear) and (not onednn_is_faster() or repays_onednn(module.weight, rows)):
         return PackedLinear(module.weight, module.bias, rows)
-    if isinstance(module, Conv1D) and module.weight.numel() >= SMALL:
+    if isinstance(module, Conv1D) and not onednn_is_faster() and module.weight.numel() >= SMALL:
         return PackedLinear(module.weight.T, module.bias, rows)
     return None

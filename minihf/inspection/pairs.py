@@ -1,8 +1,8 @@
 """One checkpoint on both sides, and all the ways in which its two models are compared.
 
 A comparison builds a tiny model with random parameters, saves it, and lets the reference load the file strictly; then
-both
-run the same batches: each attention implementation, each kind of mask, with and without dropout, forward and backward.
+both run the same batches: each attention implementation, each kind of mask, with and without dropout, forward and
+backward.
 """
 
 import tempfile

@@ -23,6 +23,7 @@ from minihf.models.outputs import BaseModelOutput, CausalLMOutput, SequenceClass
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, next_tokens
 from minihf.nn.masks import decoder_mask
 from minihf.nn.positions import positions_from_mask
@@ -80,10 +81,10 @@ class CTRLAttention(nn.Module):
     def __init__(self, config: CTRLConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
-        self.Wq = nn.Linear(config.n_embd, config.n_embd)
-        self.Wk = nn.Linear(config.n_embd, config.n_embd)
-        self.Wv = nn.Linear(config.n_embd, config.n_embd)
-        self.dense = nn.Linear(config.n_embd, config.n_embd)
+        self.Wq = Linear(config.n_embd, config.n_embd)
+        self.Wk = Linear(config.n_embd, config.n_embd)
+        self.Wv = Linear(config.n_embd, config.n_embd)
+        self.dense = Linear(config.n_embd, config.n_embd)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, impl: str | None = None
@@ -100,7 +101,7 @@ class CTRLBlock(nn.Module):
         super().__init__()
         self.multi_head_attention = CTRLAttention(config, layer)
         # "1" was the ReLU, which has no parameters.
-        self.ffn = nn.ModuleDict({"0": nn.Linear(config.n_embd, config.dff), "2": nn.Linear(config.dff, config.n_embd)})
+        self.ffn = nn.ModuleDict({"0": Linear(config.n_embd, config.dff), "2": Linear(config.dff, config.n_embd)})
         self.layernorm1 = nn.LayerNorm(config.n_embd, eps=1e-6)
         self.layernorm2 = nn.LayerNorm(config.n_embd, eps=1e-6)
         self.dropout1 = Dropout(config.resid_pdrop)
@@ -191,7 +192,7 @@ class CTRLLMHeadModel(CTRLPreTrainedModel):
     def __init__(self, config: CTRLConfig):
         super().__init__(config)
         self.transformer = CTRLModel(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
+        self.lm_head = Linear(config.n_embd, config.vocab_size)
         self.post_init()
 
     def forward(
@@ -212,7 +213,7 @@ class CTRLForSequenceClassification(CTRLPreTrainedModel):
     def __init__(self, config: CTRLConfig):
         super().__init__(config)
         self.transformer = CTRLModel(config)
-        self.classifier = nn.Linear(config.n_embd, config.num_labels, bias=False)
+        self.classifier = Linear(config.n_embd, config.num_labels, bias=False)
         self.post_init()
 
     def forward(

@@ -29,6 +29,7 @@ from minihf.nn.attention import attend, merge_heads, split_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, cross_entropy, next_tokens, span_loss, upcast
 from minihf.nn.masks import decoder_mask, encoder_mask
 from minihf.nn.positions import positions_from_mask
@@ -277,7 +278,7 @@ class GPT2LMHeadModel(GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config):
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -301,7 +302,7 @@ class GPT2Summary(nn.Module):
         super().__init__()
         self.kind = config.summary_type
         width = num_classes if config.summary_proj_to_labels else config.n_embd
-        self.summary = nn.Linear(config.n_embd, width) if config.summary_use_proj else nn.Identity()
+        self.summary = Linear(config.n_embd, width) if config.summary_use_proj else nn.Identity()
         self.first_dropout = Dropout(config.summary_first_dropout)
         self.summary_activation = ACTIVATIONS[config.summary_activation or "linear"]
 
@@ -327,7 +328,7 @@ class GPT2DoubleHeadsModel(GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config):
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.multiple_choice_head = GPT2Summary(config, num_classes=1)
         self.post_init()
 
@@ -358,7 +359,7 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config):
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.score = nn.Linear(config.n_embd, config.num_labels, bias=False)
+        self.score = Linear(config.n_embd, config.num_labels, bias=False)
         self.post_init()
 
     def forward(
@@ -381,7 +382,7 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         super().__init__(config)
         self.transformer = GPT2Model(config)
         self.dropout = Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.n_embd, config.num_labels)
+        self.classifier = Linear(config.n_embd, config.num_labels)
         self.post_init()
 
     def forward(
@@ -402,7 +403,7 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
     def __init__(self, config: GPT2Config):
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.qa_outputs = nn.Linear(config.n_embd, 2)
+        self.qa_outputs = Linear(config.n_embd, 2)
         self.post_init()
 
     def forward(

@@ -381,7 +381,7 @@ class MarianMTModel(MarianPreTrainedModel):
         super().__init__(config)
         self.model = MarianModel(config)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.decoder_vocab_size))  # saved, but not learned
-        self.lm_head = nn.Linear(config.d_model, config.decoder_vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.decoder_vocab_size, bias=False)
         self.post_init()
 
     def ties(self) -> dict[str, str]:
@@ -448,7 +448,7 @@ class MarianForCausalLM(MarianPreTrainedModel):
         config.is_decoder, config.is_encoder_decoder = True, False
         super().__init__(config)
         self.model = MarianDecoderAlone(config)
-        self.lm_head = nn.Linear(config.d_model, config.decoder_vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.decoder_vocab_size, bias=False)
         self.post_init()
 
     def forward(

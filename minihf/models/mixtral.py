@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minihf.checkpoints.experts import in_published_names
@@ -36,7 +35,7 @@ from minihf.nn.activations import ACTIVATIONS
 from minihf.nn.attention import attend, merge_heads, split_heads
 from minihf.nn.cache import Cache
 from minihf.nn.dropout import Dropout
-from minihf.nn.linear import Linear
+from minihf.nn.linear import Linear, linear
 from minihf.nn.losses import classification_loss, cross_entropy, load_balancing_loss, next_tokens, span_loss, upcast
 from minihf.nn.masks import decoder_mask
 from minihf.nn.norms import RMSNorm
@@ -169,8 +168,8 @@ class MixtralExperts(nn.Module):
         for asked, gate_up, down in zip(requests.argsort().split(counts), *matrices, strict=True):
             if len(asked):
                 tokens = asked // k
-                gate, up = F.linear(x[tokens], gate_up).chunk(2, -1)  # (n, 2 * inner) -> (n, inner), (n, inner)
-                answers = F.linear(self.activation(gate) * up, down) * shares.flatten()[asked, None]
+                gate, up = linear(x[tokens], gate_up).chunk(2, -1)  # (n, 2 * inner) -> (n, inner), (n, inner)
+                answers = linear(self.activation(gate) * up, down) * shares.flatten()[asked, None]
                 y.index_add_(0, tokens, answers.to(y.dtype))
         return y
 

@@ -25,6 +25,7 @@ from minihf.nn.attention import attend, merge_heads, split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.dropout import Dropout
+from minihf.nn.linear import Linear
 from minihf.nn.losses import classification_loss, cross_entropy, next_tokens
 from minihf.nn.masks import decoder_mask
 from minihf.nn.positions import positions_from_mask
@@ -203,7 +204,7 @@ class OpenAIGPTLMHeadModel(OpenAIGPTPreTrainedModel):
     def __init__(self, config: OpenAIGPTConfig):
         super().__init__(config)
         self.transformer = OpenAIGPTModel(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -225,7 +226,7 @@ class OpenAIGPTSummary(nn.Module):
         super().__init__()
         self.kind = config.summary_type
         width = num_classes if config.summary_proj_to_labels else config.n_embd
-        self.summary = nn.Linear(config.n_embd, width) if config.summary_use_proj else nn.Identity()
+        self.summary = Linear(config.n_embd, width) if config.summary_use_proj else nn.Identity()
         self.first_dropout = Dropout(config.summary_first_dropout)
         self.summary_activation = ACTIVATIONS[config.summary_activation or "linear"]
 
@@ -251,7 +252,7 @@ class OpenAIGPTDoubleHeadsModel(OpenAIGPTPreTrainedModel):
     def __init__(self, config: OpenAIGPTConfig):
         super().__init__(config)
         self.transformer = OpenAIGPTModel(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.multiple_choice_head = OpenAIGPTSummary(config, num_classes=1)
         self.post_init()
 
@@ -279,7 +280,7 @@ class OpenAIGPTForSequenceClassification(OpenAIGPTPreTrainedModel):
     def __init__(self, config: OpenAIGPTConfig):
         super().__init__(config)
         self.transformer = OpenAIGPTModel(config)
-        self.score = nn.Linear(config.n_embd, config.num_labels, bias=False)
+        self.score = Linear(config.n_embd, config.num_labels, bias=False)
         self.post_init()
 
     def forward(

@@ -360,7 +360,7 @@ class PegasusForConditionalGeneration(PegasusPreTrainedModel):
         super().__init__(config)
         self.model = PegasusModel(config)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))  # saved, but not learned
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
@@ -421,7 +421,7 @@ class PegasusForCausalLM(PegasusPreTrainedModel):
         config.is_decoder, config.is_encoder_decoder = True, False
         super().__init__(config)
         self.model = PegasusDecoderAlone(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(

@@ -1,8 +1,9 @@
 """OpenAI's linear layer: GPT and GPT-2 keep their weights as (in, out), the transpose of `nn.Linear`'s."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from minihf.nn.linear import linear
 
 
 class Conv1D(nn.Module):
@@ -15,7 +16,7 @@ class Conv1D(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.T, self.bias)
+        return linear(x, self.weight.T, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"

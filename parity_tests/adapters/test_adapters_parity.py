@@ -148,8 +148,8 @@ def test_like_peft(case, tmp_path):
     torch.testing.assert_close(plain(**batch).logits, expected, atol=1e-12, rtol=1e-12)
     plain.save_pretrained(tmp_path / "merged")
     again = type(plain).from_pretrained(tmp_path / "merged")
-    with torch.no_grad():
-        assert torch.equal(again(**batch).logits, plain(**batch).logits)
+    # A file's matrices lie otherwise in memory, and there MKL may sum in another order: some ulps, as above.
+    torch.testing.assert_close(again(**batch).logits, plain(**batch).logits, atol=1e-12, rtol=1e-12)
 
 
 def pair_again(case):

@@ -230,9 +230,11 @@ def test_a_cache_that_is_passed_in_holds_what_was_read(name, croppable, replayed
     assert len(replayed) == 2
 
 
+@pytest.mark.parametrize("name", ["AMD EPYC", "Intel Xeon"])
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("weights", [None, "int8", "float16"])
-def test_packed_and_rounded_weights(rows, weights, replayed, monkeypatch):
+def test_packed_and_rounded_weights(rows, weights, name, processor, replayed, monkeypatch):
+    processor(name)
     monkeypatch.setattr(prepacked, "SMALL", 0)
     model = make("gpt2").float()
     decode_in(model, weights)

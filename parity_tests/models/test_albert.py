@@ -116,7 +116,9 @@ def test_an_old_file_with_gamma_and_beta_loads(tmp_path):
     publish(tmp_path, model.config.to_dict(), old)
     loaded = AutoModel.from_pretrained(tmp_path)
     ids = torch.tensor([[5, 6, 7]])
-    assert torch.equal(loaded(ids).pooler_output, model(ids).pooler_output)
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in loaded.state_dict().items())
+    # A file's matrices lie otherwise in memory, and there MKL may sum in another order: float32, its default tolerance.
+    torch.testing.assert_close(loaded(ids).pooler_output, model(ids).pooler_output)
 
 
 @pytest.mark.parametrize("prefix", ["", "albert."])

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from minihf.inspection.batches import MASKS, make_batch, takes
-from minihf.inspection.compare import KeepDouble
+from minihf.inspection.compare import TOLERANCES, KeepDouble, compare, run
 from minihf.inspection.families import DECODERS, ENCODER_DECODERS, FAMILIES
 from minihf.inspection.half import half_precision_errors
-from minihf.inspection.pairs import Pair, assert_parity, chunked, heads_of, make_pair, variants_of
+from minihf.inspection.pairs import Pair, assert_parity, batches, chunked, heads_of, make_pair, variants_of
 from minihf.models.architectures import class_for
 from minihf.nn.positions import positions_from_mask
 
@@ -56,6 +56,18 @@ def test_an_option_that_changes_the_arithmetic_does_so_as_in_the_reference(model
         assert_parity(pair, dtype, masks=("full", "holes"))
 
 
+@pytest.mark.parametrize("model_type, class_name", HEADS)
+def test_inference_by_either_library_equals_the_reference(model_type, class_name, processor):
+    pair = pair_of(model_type, class_name).to(torch.float32)
+    for name in ("AMD EPYC", "Intel Xeon"):
+        processor(name)
+        for kind in ("full", "left"):
+            for _, batch, others in batches(pair, kind, torch.float32):
+                with torch.no_grad():
+                    found = compare(run(pair.ours, batch, gradients=False), run(pair.theirs, others, gradients=False))
+                assert found.outputs <= TOLERANCES[torch.float32], (name, kind, found.worst)
+
+
 @pytest.mark.parametrize("mask", ["full", "left"])
 @pytest.mark.parametrize("sizes", [(11,), (1,) * 11, (4, 1, 6), (9, 2)])
 @pytest.mark.parametrize("model_type, class_name", CAUSAL)
@@ -82,7 +94,8 @@ def test_a_future_token_never_changes_the_past(model_type, class_name):
     ids = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
     ids[:, 6] = (ids[:, 6] + 1) % ours.config.vocab_size
     after = ours(**batch)[0]
-    assert torch.equal(before[:, :6], after[:, :6])
+    # An expert is sent other tokens than before, and of another number of rows MKL may sum in another order: float64.
+    torch.testing.assert_close(before[:, :6], after[:, :6], rtol=0, atol=1e-12)
     assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 

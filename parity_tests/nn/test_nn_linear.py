@@ -1,12 +1,16 @@
-"""The product from the other side is the same product, and is taken only where it may be."""
+"""The product from the other side, and the other library's, are the same product, taken only where they may be."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 
 from minihf.nn import linear
-from minihf.nn.linear import FEW, Linear, from_the_left
+from minihf.nn.conv1d import Conv1D
+from minihf.nn.linear import FEW, LARGE, MUCH, Linear, by_onednn, from_the_left, suits_onednn
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch has no oneDNN here")
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -33,7 +37,8 @@ def left(monkeypatch) -> list[int]:
     return seen
 
 
-def test_a_sentence_goes_the_other_way_and_nothing_else_does(left):
+def test_a_sentence_goes_the_other_way_and_nothing_else_does(left, processor):
+    processor("Intel Xeon")
     layer = Linear(6, 4)
     with torch.inference_mode():
         for tokens in (1, FEW[0] - 1, *FEW, FEW[-1] + 1, 500):
@@ -53,3 +58,116 @@ def test_it_is_a_linear_layer_to_everybody_else():
     assert isinstance(layer, nn.Linear)
     assert repr(layer) == repr(nn.Linear(3, 2))
     assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+SHAPES = [(5,), (1, 5), (3, 7, 5), (2, 1, 4, 5), (0, 5), (2, 0, 5)]
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("turned", [False, True])  # as GPT-2 keeps its weights
+def test_onednn_gives_the_same_product(shape, turned, bias):
+    weight = torch.randn(5, 3).T if turned else torch.randn(3, 5)
+    bias = torch.randn(3) if bias else None
+    wide = torch.randn(*shape[:-1], 10)
+    for x in (torch.randn(shape), wide[..., ::2], torch.randn(1, 5).expand(shape) if len(shape) > 1 else wide[..., 5:]):
+        with torch.no_grad():
+            ours = by_onednn(x, weight, bias)
+        assert ours.is_contiguous()
+        # Sums of five products: a few times float32's eps.
+        torch.testing.assert_close(ours, F.linear(x, weight, bias), rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture
+def other(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes of what was multiplied by oneDNN."""
+    seen = []
+
+    def spy(x, weight, bias):
+        seen.append((*x.shape, *weight.shape))
+        return by_onednn(x, weight, bias)
+
+    monkeypatch.setattr(linear, "by_onednn", spy)
+    return seen
+
+
+@needs_onednn
+@pytest.mark.parametrize("layer", [Linear(6, 4), Linear(6, 4, bias=False), Conv1D(4, 6)], ids=["", "no bias", "Conv1D"])
+def test_onednn_is_asked_in_inference_on_amd_s_processors(layer, other, processor):
+    x = torch.randn(2, 3, 6)
+    expected = layer(x).detach()
+    assert other == []
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            processor("AMD EPYC")
+            torch.testing.assert_close(layer(x), expected)
+            assert other.pop() == (2, 3, 6, 4, 6)
+            processor("Intel(R) Xeon(R)")
+            torch.testing.assert_close(layer(x), expected)
+    assert other == []
+
+
+@needs_onednn
+def test_onednn_is_left_alone_where_it_knows_less(other, processor):
+    processor("AMD Ryzen")
+    layer, x = Linear(6, 4), torch.randn(2, 3, 6)
+    expected = layer(x)  # gradients
+    expected.sum().backward()
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+            torch.testing.assert_close(tangent, layer.weight.sum(1).expand(2, 3, 4))
+        _, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+        torch.testing.assert_close(tangent, layer.weight.sum(1).expand(2, 3, 4))
+        with torch.backends.mkldnn.flags(enabled=False):
+            layer(x)
+        for dtype in (torch.float64, torch.bfloat16):
+            Linear(6, 4, dtype=dtype)(x.to(dtype))
+        torch.compile(layer, backend="eager")(x)
+        assert Linear(6, 4, device="meta")(x.to("meta")).shape == (2, 3, 4)
+        assert other == []
+        for wrong in (torch.randn(2, 5), torch.randn(2, 6).double(), torch.randn(2, 6).to("meta")):
+            with pytest.raises(RuntimeError, match=r"mat1 and mat2|same dtype|meta|device"):
+                layer(wrong)
+        assert other == []
+        torch.testing.assert_close(layer(x), expected.detach())
+        assert len(other) == 1
+
+
+@needs_onednn
+def test_tensors_of_other_kinds_go_the_usual_way(processor):
+    """Such as those that are spread over devices, which make of each operator what they need."""
+    processor("AMD Ryzen")
+
+    class Other(torch.Tensor):
+        pass
+
+    x, weight = torch.randn(2, 6), torch.randn(4, 6)
+    with torch.no_grad():
+        assert suits_onednn(x, weight)
+        assert suits_onednn(x, nn.Parameter(weight))
+        assert not suits_onednn(x.as_subclass(Other), weight)
+        assert not suits_onednn(x, weight.as_subclass(Other))
+
+
+@needs_onednn
+def test_small_products_do_not_repay_the_call(processor, monkeypatch):
+    processor("AMD Ryzen")
+    monkeypatch.setattr(linear, "LARGE", LARGE)
+    small, large = torch.empty(256, LARGE // 256 - 1), torch.empty(256, LARGE // 256)
+    enough = -(-MUCH // small.numel())
+    with torch.no_grad():
+        assert suits_onednn(torch.empty(1, large.size(1)), large)
+        assert not suits_onednn(torch.empty(enough - 1, small.size(1)), small)
+        assert suits_onednn(torch.empty(enough, small.size(1)), small)
+        assert suits_onednn(torch.empty(2, enough // 2 + 1, small.size(1)), small)
+
+
+def test_without_names_of_processors_nothing_changes(processor, monkeypatch):
+    processor("AMD Ryzen")
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # older PyTorch
+    linear.onednn_is_faster.cache_clear()
+    assert not linear.onednn_is_faster()
