@@ -69,6 +69,20 @@ def test_each_truncation_is_the_references(kind, keep):
         same(truncations.eta_cutoff(e, keep), theirs.EtaLogitsWarper(e, **least), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_kth_highest_is_topk_s(dtype):
+    x = torch.randn(3, 57).to(dtype)
+    x[0, ::2], x[1, :50], x[2, 3] = x[0, 0].item(), -torch.inf, torch.nan  # ties, ruled out, a fault
+    before = x.clone()
+    for k in (1, 2, 7, 8, 56, 57):
+        expected = x.topk(k).values[:, -1:]
+        for rows in (x, x.clone().requires_grad_(dtype != torch.bfloat16), x.T.contiguous().T):
+            torch.testing.assert_close(truncations.highest(rows, k), expected, rtol=0, atol=0, equal_nan=True)
+        with torch.inference_mode():
+            torch.testing.assert_close(truncations.highest(x * 1, k), expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(x, before, rtol=0, atol=0, equal_nan=True)
+
+
 def test_each_truncation_cuts_somewhere():
     """So that the test above can see it."""
     x = scores()

@@ -1,4 +1,4 @@
-"""The product from the other side, and the other library's, are the same product, taken only where they may be."""
+"""All ways give the same product, and each is taken only where it may be."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 from minihf.nn import linear
 from minihf.nn.conv1d import Conv1D
-from minihf.nn.linear import FEW, LARGE, MUCH, Linear, by_onednn, from_the_left, suits_onednn
+from minihf.nn.linear import FEW, LARGE, MUCH, SMALL, Linear, by_onednn, fastest, from_the_left, in_parts
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch has no oneDNN here")
 
@@ -145,12 +145,45 @@ def test_tensors_of_other_kinds_go_the_usual_way(processor):
     class Other(torch.Tensor):
         pass
 
-    x, weight = torch.randn(2, 6), torch.randn(4, 6)
+    for tokens, way in ((2, by_onednn), (1, in_parts)):
+        x, weight = torch.randn(tokens, 6), torch.randn(4, 6)
+        with torch.no_grad():
+            assert fastest(x, weight) is way
+            assert fastest(x, nn.Parameter(weight)) is way
+            assert fastest(x.as_subclass(Other), weight) is F.linear
+            assert fastest(x, weight.as_subclass(Other)) is F.linear
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 1, 5)])
+@pytest.mark.parametrize("rows", [2, 6, 16, 80])
+def test_one_token_in_parts_gives_the_same_product(rows, shape, bias, processor):
+    processor("AMD Ryzen")
+    weight, bias, wide = torch.randn(rows, 5), torch.randn(rows) if bias else None, torch.randn(*shape[:-1], 10)
     with torch.no_grad():
-        assert suits_onednn(x, weight)
-        assert suits_onednn(x, nn.Parameter(weight))
-        assert not suits_onednn(x.as_subclass(Other), weight)
-        assert not suits_onednn(x, weight.as_subclass(Other))
+        for x in (torch.randn(shape), wide[..., ::2], wide[..., 5:]):
+            assert fastest(x, weight) is in_parts
+            ours = in_parts(x, weight, bias)
+            assert ours.shape == (*shape[:-1], rows)
+            assert ours.is_contiguous()
+            torch.testing.assert_close(ours, F.linear(x, weight, bias), rtol=1e-6, atol=1e-6)  # as above
+
+
+@needs_onednn
+def test_what_has_no_parts_goes_by_onednn(processor, monkeypatch):
+    processor("AMD Ryzen")
+    x = torch.randn(1, 6)
+    with torch.no_grad():
+        assert fastest(x, torch.randn(4, 6)) is in_parts
+        assert fastest(x, torch.randn(5, 6)) is by_onednn  # an odd number of rows
+        assert fastest(x, torch.randn(6, 4).T) is by_onednn  # as GPT-2 keeps its weights
+        monkeypatch.setattr(linear, "LARGE", LARGE)
+        monkeypatch.setattr(linear, "SMALL", SMALL)
+        assert fastest(torch.empty(1, 1, SMALL // 64), torch.empty(64, SMALL // 64)) is in_parts
+        assert fastest(torch.empty(1, 1, SMALL // 64 - 1), torch.empty(64, SMALL // 64 - 1)) is F.linear
+        processor("Intel Xeon")
+        assert fastest(torch.empty(1, 1, SMALL // 64), torch.empty(64, SMALL // 64)) is F.linear
 
 
 @needs_onednn
@@ -160,10 +193,11 @@ def test_small_products_do_not_repay_the_call(processor, monkeypatch):
     small, large = torch.empty(256, LARGE // 256 - 1), torch.empty(256, LARGE // 256)
     enough = -(-MUCH // small.numel())
     with torch.no_grad():
-        assert suits_onednn(torch.empty(1, large.size(1)), large)
-        assert not suits_onednn(torch.empty(enough - 1, small.size(1)), small)
-        assert suits_onednn(torch.empty(enough, small.size(1)), small)
-        assert suits_onednn(torch.empty(2, enough // 2 + 1, small.size(1)), small)
+        assert fastest(torch.empty(2, large.size(1)), large) is by_onednn
+        assert fastest(torch.empty(2, small.size(1)), small) is F.linear
+        assert fastest(torch.empty(enough - 1, small.size(1)), small) is F.linear
+        assert fastest(torch.empty(enough, small.size(1)), small) is by_onednn
+        assert fastest(torch.empty(2, enough // 2 + 1, small.size(1)), small) is by_onednn
 
 
 def test_without_names_of_processors_nothing_changes(processor, monkeypatch):
