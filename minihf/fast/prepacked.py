@@ -1,10 +1,10 @@
 """Weights packed for a number of rows, for the time of one call of `generate`.
 
 To multiply 4 or 32 rows by a matrix, a library first copies the matrix into blocks that suit its registers, each time
-anew. A text of 64 tokens does this 64 times with the same weights. Packed once, at 4 to 12 GB a second, the product
-takes 0.6 of the time with 4 rows and 0.4 with 32 by MKL on Intel's processors (2 cores, 512 to 2048 wide), and 0.55 and
-0.8 by oneDNN on AMD's (see `minihf.nn.linear`; 384 to 3072 wide). One row has no use for it. The packed weights are a
-second copy of the model's, given back at the end.
+anew. A text of 64 tokens does this 64 times with the same weights. On AMD's processors oneDNN packs them (see
+`minihf.nn.linear`), at 5 to 12 GB a second, and then takes 0.55 of the time with 4 rows and 0.8 with 32 (two cores, 384
+to 3072 wide). Elsewhere MKL does, at 4 GB a second, and took 0.6 and 0.4 (two cores, 512 to 2048 wide). One row has no
+use for it. The packed weights are a second copy of the model's, given back at the end.
 
 GPT-2's matrices, (in, out), are nearly in such an order as they are. MKL packs the large ones: with small ones it takes
 up to twice the time. oneDNN packs none, since it gains little and takes long to turn them.

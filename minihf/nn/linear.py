@@ -1,20 +1,19 @@
 """y = x Wᵀ + b, as `nn.Linear`; in float32 inference on a CPU, by the fastest of four ways to the same sums.
 
-    F.linear        asks MKL, Intel's library, whose best kernels are for Intel's processors.
-
-There,
-
-    from_the_left   yᵀ = W xᵀ + b. MKL shares out the rows of its first matrix: x has as many as there are tokens, W
-                    hundreds. From 12 to 48 tokens, one sentence, this took 0.45 to 0.95 of the time (384 and 768 wide);
-                    with fewer tokens, or more, the usual way is as fast or faster.
-
-and on AMD's (Zen 5, two cores, 384 to 3072 wide),
+`F.linear` asks MKL, Intel's library, whose best kernels are for Intel's processors. On AMD's (Zen 5, two cores, 384 to
+3072 wide), others are faster:
 
     by_onednn       PyTorch's other library writes its kernels for the processor that it meets. It takes 0.45 of the
                     time with 64 tokens or more, and 0.4 to 0.7 with fewer. It begins 10 µs later: small matrices do not
                     repay that.
     in_parts        One token, with the rows of W in several matrices: MKL has a kernel for such batches that it does
                     not use for one of them. It takes 0.3 to 0.4 of the time, and reads as fast as the memory gives.
+
+Elsewhere (two cores, 384 and 768 wide), one is:
+
+    from_the_left   yᵀ = W xᵀ + b. MKL shares out the rows of its first matrix: x has as many as there are tokens, W
+                    hundreds. From 12 to 48 tokens, one sentence, this took 0.45 to 0.95 of the time; with fewer tokens,
+                    or more, the usual way is as fast or faster.
 
 In training all take the usual way, so that it is the reference's bit for bit.
 """
