@@ -38,21 +38,21 @@ def _seed() -> None:
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Call it with a name: the processor goes by that, and every matrix is large."""
+    """Call it with a name: the processor goes by that, and every matrix is large to `minihf.nn.linear`."""
     import torch
 
     from minihf.nn import linear
 
     def name_it(name):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
-        linear.onednn_is_faster.cache_clear()
+        linear.amd.cache_clear()
         if torch.backends.mkldnn.is_available():
             assert linear.onednn_is_faster() == ("AMD" in name)
 
     monkeypatch.setattr(linear, "LARGE", 0)
     monkeypatch.setattr(linear, "SMALL", 0)
     yield name_it
-    linear.onednn_is_faster.cache_clear()
+    linear.amd.cache_clear()
 
 
 @pytest.fixture

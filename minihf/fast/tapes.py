@@ -12,10 +12,10 @@ moves, so that for the next token these are the same calls with the same tensors
 
 What Python decided while it was recorded is decided for good; so a step may be recorded only if it has nothing to
 decide (`taped`). Where its weights lie is decided, too: they may be written to between two tokens of a stream, by an
-optimizer or `load_state_dict`, but others put in their place (`p.data = ...`) are seen by the next tape at the
-earliest. The model itself is the oracle: both give the same numbers, bit for bit. (One thing may come between: on AMD's
-processors, MKL sums in another order where a matrix begins elsewhere in a cache line, and so does attention whose heads
-are no multiple of 16 wide.)
+optimizer or `load_state_dict` (if they are not packed: `minihf.fast.prepacked`), but others put in their place
+(`p.data = ...`) are seen by the next tape at the earliest. The model itself is the oracle: both give the same numbers,
+bit for bit. (One thing may come between: on AMD's processors, MKL sums in another order where a matrix begins elsewhere
+in a cache line, and so does attention whose heads are no multiple of 16 wide.)
 """
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ from torch.autograd import forward_ad
 FEW = range(12, 49)  # tokens of a sentence
 LARGE = 2**17  # numbers in a matrix with which oneDNN is faster at any number of tokens
 MUCH = 2**21  # products with which it is faster at any size
-SMALL = 2**15  # numbers in a matrix that need no parts
+SMALL = 2**15  # numbers in a matrix that repays its parts
 
 
 class Linear(nn.Linear):
@@ -46,28 +46,38 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., in), (out, in), (out,) -> (..., out). The weight may be the transpose of what lies in memory."""
-    return fastest(x, weight)(x, weight, bias)
+    return fastest(x, weight, bias)(x, weight, bias)
 
 
-def fastest(x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def fastest(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Callable[..., Tensor]:
     """Of the ways, the one for so many tokens and such a matrix."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.is_cpu:
+    if torch.is_grad_enabled() or x.dtype != torch.float32 or not x.is_cpu or weight.dim() != 2:
+        return F.linear
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # for any number of tokens
         return F.linear
     tokens = x.numel() // max(weight.size(1), 1)
     if not onednn_is_faster():
         return from_the_left if tokens in FEW and weight.is_contiguous() else F.linear
-    if not is_plain(x, weight):
-        return F.linear
-    if tokens == 1 and weight.numel() >= SMALL and weight.is_contiguous() and len(weight) % 2 == 0:
-        return in_parts
-    return by_onednn if repays_onednn(weight, tokens) else F.linear
+    if not knows_less(x, weight, bias):
+        if tokens == 1 and weight.numel() >= SMALL and weight.is_contiguous() and len(weight) % 2 == 0:
+            return in_parts
+        if repays_onednn(weight, tokens):
+            return by_onednn
+    return F.linear
 
 
-def is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN takes them: it knows neither gradients, forward or backward, nor autocast."""
-    ordinary = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and x.size(-1) == weight.size(1)
-    free = forward_ad._current_level < 0 and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled
-    return ordinary and free and weight.dtype == torch.float32 and weight.is_cpu
+def knows_less(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether only `F.linear` knows what to do: with derivatives and autocast, other tensors, and what does not fit."""
+    if forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
+        return True
+    fits = type(x) is Tensor and x.layout is torch.strided and x.dim() > 0 and x.size(-1) == weight.size(1)
+    return not (fits and is_plain(weight) and (bias is None or (is_plain(bias) and bias.shape == weight.shape[:1])))
+
+
+def is_plain(parameter: Tensor) -> bool:
+    """Numbers in memory, float32. A bias lies there without gaps: oneDNN looks at nothing but its beginning."""
+    plain = type(parameter) in (nn.Parameter, Tensor) and parameter.dtype == torch.float32 and parameter.is_cpu
+    return plain and parameter.layout is torch.strided and (parameter.dim() > 1 or parameter.is_contiguous())
 
 
 def repays_onednn(weight: Tensor, tokens: int) -> bool:
@@ -75,9 +85,13 @@ def repays_onednn(weight: Tensor, tokens: int) -> bool:
     return size >= LARGE or tokens * size >= MUCH
 
 
-@cache
 def onednn_is_faster() -> bool:
-    """Whether MKL has to do with another maker's processor."""
+    return amd() and torch.backends.mkldnn.enabled
+
+
+@cache
+def amd() -> bool:
+    """Whether MKL has to do with such a processor, and there is another library."""
     known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older PyTorch: MKL, then
     return "AMD" in known.get("cpu_name", "") and torch.backends.mkldnn.is_available()
 
@@ -94,7 +108,7 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def in_parts(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Of one token, and an even number of rows."""
+    """x is one token; W has an even number of rows."""
     parts = gcd(len(weight), 16)  # enough for as many threads
     rows = weight.view(parts, -1, weight.size(1))
     column = x.reshape(1, -1).t().expand(parts, -1, 1)  # a row turned: PyTorch asks MKL for these strides alone

@@ -235,7 +235,7 @@ def test_a_cache_that_is_passed_in_holds_what_was_read(name, croppable, replayed
 @pytest.mark.parametrize("weights", [None, "int8", "float16"])
 def test_packed_and_rounded_weights(rows, weights, name, processor, replayed, monkeypatch):
     processor(name)
-    monkeypatch.setattr(prepacked, "SMALL", 0)
+    monkeypatch.setattr(prepacked, "CONV1D", 0)
     model = make("gpt2").float()
     decode_in(model, weights)
     same(model, **prompts(texts=rows, padded=rows > 1))

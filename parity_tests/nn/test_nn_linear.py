@@ -1,5 +1,7 @@
 """All ways give the same product, and each is taken only where it may be."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,7 +62,7 @@ def test_it_is_a_linear_layer_to_everybody_else():
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
-SHAPES = [(5,), (1, 5), (3, 7, 5), (2, 1, 4, 5), (0, 5), (2, 0, 5)]
+SHAPES = [(1, 5), (3, 7, 5), (2, 1, 4, 5), (0, 5), (2, 0, 5), (5,)]
 
 
 @needs_onednn
@@ -127,11 +129,18 @@ def test_onednn_is_left_alone_where_it_knows_less(other, processor):
         for dtype in (torch.float64, torch.bfloat16):
             Linear(6, 4, dtype=dtype)(x.to(dtype))
         torch.compile(layer, backend="eager")(x)
+        traced = torch.jit.trace(layer, x, check_trace=False)
+        assert traced(torch.randn(9, 6)).shape == (9, 4)
         assert Linear(6, 4, device="meta")(x.to("meta")).shape == (2, 3, 4)
         assert other == []
-        for wrong in (torch.randn(2, 5), torch.randn(2, 6).double(), torch.randn(2, 6).to("meta")):
-            with pytest.raises(RuntimeError, match=r"mat1 and mat2|same dtype|meta|device"):
+        for wrong in (torch.randn(2, 5), torch.randn(2, 6).double(), torch.randn(2, 6).to("meta"), torch.tensor(1.0)):
+            with pytest.raises(RuntimeError, match=r"mat1 and mat2|same dtype|meta|device|at least 1D"):
                 layer(wrong)
+        for change in (torch.Tensor.double, lambda w: w.to("meta")):
+            wrong = Linear(6, 4)
+            wrong.weight = nn.Parameter(change(wrong.weight))
+            with pytest.raises(RuntimeError, match=r"same dtype|meta|device"):
+                wrong(x)
         assert other == []
         torch.testing.assert_close(layer(x), expected.detach())
         assert len(other) == 1
@@ -200,8 +209,42 @@ def test_small_products_do_not_repay_the_call(processor, monkeypatch):
         assert fastest(torch.empty(2, enough // 2 + 1, small.size(1)), small) is by_onednn
 
 
+def biases():
+    """What `F.linear` takes besides a bias as it should be."""
+    table = torch.randn(4, 3)
+    return [table[:, 1], torch.zeros(1).expand(4), torch.tensor(1.5), torch.randn(1), torch.randn(1, 4)]
+
+
+@needs_onednn
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_bias_with_gaps_is_the_bias(tokens, processor):
+    """oneDNN would read on from its beginning."""
+    processor("AMD Ryzen")
+    x, weight = torch.randn(tokens, 6), torch.randn(4, 6)
+    with torch.no_grad():
+        for bias in biases():
+            assert fastest(x, weight, bias) is F.linear
+            torch.testing.assert_close(linear.linear(x, weight, bias), x @ weight.T + bias)
+        columns = torch.func.vmap(lambda b: linear.linear(x, weight, b), in_dims=-1)(torch.randn(4, 3))
+        assert columns.shape == (3, tokens, 4)
+        for wrong in (torch.randn(3), torch.randn(4).double(), torch.empty(4, device="meta")):
+            assert fastest(x, weight, wrong) is F.linear
+            with pytest.raises(RuntimeError, match=r"expand|same dtype|meta|device|size"):
+                linear.linear(x, weight, wrong)
+
+
+@needs_onednn
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_sparse_weights_are_multiplied_as_ever(tokens, processor):
+    processor("AMD Ryzen")
+    x, weight = torch.randn(tokens, 6), torch.randn(4, 6)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of sparse tensors being in beta
+        torch.testing.assert_close(linear.linear(x, weight.to_sparse_csr()), F.linear(x, weight))
+
+
 def test_without_names_of_processors_nothing_changes(processor, monkeypatch):
     processor("AMD Ryzen")
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # older PyTorch
-    linear.onednn_is_faster.cache_clear()
+    linear.amd.cache_clear()
     assert not linear.onednn_is_faster()
