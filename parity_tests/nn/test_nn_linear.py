@@ -136,11 +136,10 @@ def test_onednn_is_left_alone_where_it_knows_less(other, processor):
         for wrong in (torch.randn(2, 5), torch.randn(2, 6).double(), torch.randn(2, 6).to("meta"), torch.tensor(1.0)):
             with pytest.raises(RuntimeError, match=r"mat1 and mat2|same dtype|meta|device|at least 1D"):
                 layer(wrong)
-        for change in (torch.Tensor.double, lambda w: w.to("meta")):
-            wrong = Linear(6, 4)
-            wrong.weight = nn.Parameter(change(wrong.weight))
-            with pytest.raises(RuntimeError, match=r"same dtype|meta|device"):
-                wrong(x)
+        wrong = Linear(6, 4)
+        wrong.weight = nn.Parameter(wrong.weight.double())
+        with pytest.raises(RuntimeError, match="same dtype"):
+            wrong(x)
         assert other == []
         torch.testing.assert_close(layer(x), expected.detach())
         assert len(other) == 1
