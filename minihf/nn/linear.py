@@ -51,26 +51,27 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def fastest(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Callable[..., Tensor]:
     """Of the ways, the one for so many tokens and such a matrix."""
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or not x.is_cpu or weight.dim() != 2:
+    if torch.is_grad_enabled() or x.dtype != torch.float32 or not x.is_cpu:
         return F.linear
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # for any number of tokens
+        return F.linear
+    if weight.dim() != 2 or x.layout is not torch.strided or weight.layout is not torch.strided:
         return F.linear
     tokens = x.numel() // max(weight.size(1), 1)
     if not onednn_is_faster():
         return from_the_left if tokens in FEW and weight.is_contiguous() else F.linear
-    if not knows_less(x, weight, bias):
-        if tokens == 1 and weight.numel() >= SMALL and weight.is_contiguous() and len(weight) % 2 == 0:
-            return in_parts
-        if repays_onednn(weight, tokens):
-            return by_onednn
-    return F.linear
+    if is_special(x, weight, bias):
+        return F.linear
+    if tokens == 1 and weight.numel() >= SMALL and weight.is_contiguous() and len(weight) % 2 == 0:
+        return in_parts
+    return by_onednn if repays_onednn(weight, tokens) else F.linear
 
 
-def knows_less(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def is_special(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether only `F.linear` knows what to do: with derivatives and autocast, other tensors, and what does not fit."""
     if forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
         return True
-    fits = type(x) is Tensor and x.layout is torch.strided and x.dim() > 0 and x.size(-1) == weight.size(1)
+    fits = type(x) is Tensor and x.dim() > 0 and x.size(-1) == weight.size(1)
     return not (fits and is_plain(weight) and (bias is None or (is_plain(bias) and bias.shape == weight.shape[:1])))
 
 

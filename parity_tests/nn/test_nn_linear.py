@@ -233,9 +233,10 @@ def test_a_bias_with_gaps_is_the_bias(tokens, processor):
 
 
 @needs_onednn
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_sparse_weights_are_multiplied_as_ever(tokens, processor):
-    processor("AMD Ryzen")
+@pytest.mark.parametrize("tokens", [1, 3, FEW[3]])
+@pytest.mark.parametrize("maker", ["AMD Ryzen", "Intel Xeon"])
+def test_sparse_weights_are_multiplied_as_ever(tokens, maker, processor):
+    processor(maker)
     x, weight = torch.randn(tokens, 6), torch.randn(4, 6)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, of sparse tensors being in beta
