@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minihf.nn.bare import is_heard
+from minihf.nn.bare import is_heard, modules_of, tensors_of
 from minihf.nn.static_cache import StaticCache
 
 
@@ -94,22 +94,26 @@ def is_recordable(model: nn.Module, device: torch.device) -> bool:
     """Whether a step may be: not of a model that is heard, in training, or not `capturable`; nor under autocast, whose
     copies of the weights go when it ends."""
     fit = getattr(model, "capturable", True) and not torch.is_autocast_enabled(device.type)
-    return fit and not any(is_heard(module) or module.training for module in model.modules())
+    return fit and not any(module.training or is_heard(module) for module in modules_of(model))
+
+
+def is_ours(model: nn.Module) -> bool:
+    """Whether all its classes and tensors do what minihf's and PyTorch's do, and no less than that is seen of them.
+
+    What an adapter's layers add, or anybody else's, may change unseen; so may a forward put in the place of a class's,
+    and what is behind a tensor of somebody's class.
+    """
+    own = ("minihf.models.", "minihf.nn.", "torch.nn.modules.")
+    kinds = {type(module) for module in modules_of(model)}
+    ours = all(kind.__module__.startswith(own) and kind.forward.__module__.startswith(own) for kind in kinds)
+    return ours and all(type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided for x in tensors_of(model))
 
 
 def grounds(model: nn.Module) -> list[Any] | None:
     """What a step rests on beside its cache; where that is equal, the step can be used again. None: never.
 
-    Tensors may be written to: they are read anew. Others in their place have other addresses. What an adapter's layers
-    add, or anybody else's, may change without; so may a forward put in the place of a class's, and what is behind a
-    tensor of somebody's class.
+    Tensors may be written to: they are read anew. Others in their place have other addresses.
     """
-    own = ("minihf.models.", "minihf.nn.", "torch.nn.modules.")
-    for module in model.modules():
-        kind = type(module)
-        if is_heard(module) or not (kind.__module__.startswith(own) and kind.forward.__module__.startswith(own)):
-            return None
-    tensors = [*model.parameters(), *model.buffers()]
-    if not all(type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided for x in tensors):
+    if any(map(is_heard, modules_of(model))) or not is_ours(model):
         return None
-    return [model, model.config.attn_implementation, *((x.data_ptr(), x.dtype) for x in tensors)]
+    return [model, model.config.attn_implementation, *((x.data_ptr(), x.dtype) for x in tensors_of(model))]

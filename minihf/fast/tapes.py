@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # private, and PyTorch's own way to see each operator
 
-from minihf.fast.graphs import grounds, is_recordable
+from minihf.fast.graphs import is_ours, is_recordable
 
 STEPS = 32  # of a text that repays the recording
 # Called by these names, operators take half the time of `torch.ops.aten`, and the first ones write where they are told.
@@ -158,7 +158,7 @@ def again(calls: list[Call]) -> list[Callable[[], Any]]:
         elif nature.name in INTO:
             left.append(partial(call, out=result))
         elif isinstance(result, Tensor):
-            left.append(partial(refill, result, call))
+            left.append(refilled(result, call))
         else:
             left.append(partial(refill_each, tensors([result]), call))
     return left
@@ -181,8 +181,9 @@ def turned(x: Tensor, shifts: list[int], dims: list[int], into: Tensor) -> list[
     return [partial(first.copy_, ending), partial(second.copy_, beginning)]
 
 
-def refill(old: Tensor, call: Callable[[], Tensor]) -> None:
-    old.copy_(call())
+def refilled(old: Tensor, call: Callable[[], Tensor]) -> Callable[[], Any]:
+    refill = old.copy_
+    return lambda: refill(call())
 
 
 def refill_each(old: list[Tensor], call: Callable[[], Any]) -> None:
@@ -212,5 +213,5 @@ def taped(model: nn.Module, device: torch.device, steps: int) -> bool:
     On a CPU, of enough tokens to repay it, if it can be recorded (`is_recordable`), all modules are ours, and attention
     is one operator. A step is told its position, or asks the cache, as BART's does; but RoBERTa's counts the ids.
     """
-    fit = device.type == "cpu" and steps >= STEPS and is_recordable(model, device) and grounds(model) is not None
+    fit = device.type == "cpu" and steps >= STEPS and is_recordable(model, device) and is_ours(model)
     return fit and model.config.attn_implementation == "sdpa" and not model.first_position

@@ -28,8 +28,9 @@ def draw(probabilities: Tensor, number: int = 1) -> Tensor:
 
 
 def is_fit(probabilities: Tensor) -> bool:
-    low, high = probabilities.aminmax()
-    return bool(low >= 0 and high < torch.inf and (probabilities.sum(-1) > 0).all())
+    low, high = (x.item() for x in probabilities.aminmax())
+    fits = low >= 0 and 0 < high < torch.inf
+    return fits and (probabilities.dim() == 1 or len(probabilities) == 1 or probabilities.sum(-1).amin().item() > 0)
 
 
 def exponential(like: Tensor, generator: torch.Generator | None = None) -> Tensor:

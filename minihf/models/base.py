@@ -22,6 +22,7 @@ from minihf.models.loading import load_pretrained
 from minihf.models.recompute import is_recomputing, keep_activations, recompute_layers
 from minihf.models.recording import modules_at, recording
 from minihf.models.vocabulary import check_fits, resize
+from minihf.nn.bare import tensors_of
 from minihf.nn.conv1d import Conv1D
 from minihf.nn.norms import RMSNorm
 from minihf.nn.output import Output
@@ -302,7 +303,7 @@ class Model(PushToHubMixin, nn.Module):
         return sum(p.numel() for p in learned)
 
     def require_values(self, purpose: str) -> None:
-        if any(p.is_meta for p in self.parameters()):
+        if any(x.is_meta for x in tensors_of(self)):
             raise ValueError(
                 f"cannot {purpose}: the model is on the meta device, where parameters have shapes and no values. Load "
                 "it without device_map='meta'"

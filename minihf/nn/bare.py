@@ -9,10 +9,11 @@ in its place, or of somebody else's class (an adapter, say).
 The plain model is the oracle: both give the same numbers, bit for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook  # private, and the only way to know
 
 from minihf.nn.activations import in_place
@@ -21,7 +22,7 @@ from minihf.nn.activations import in_place
 TRANSPARENT = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Identity)
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 MACHINERY = vars(nn.Module()).keys() - {"training"}
-HOOKS = [name for name in MACHINERY if name.endswith("_hooks") and "state_dict" not in name]
+hooks_of = itemgetter(*(name for name in MACHINERY if name.endswith("_hooks") and "state_dict" not in name))
 
 
 def bare(
@@ -52,15 +53,15 @@ def bare(
     if type(module) not in classes:
         classes[type(module)] = bare_class(type(module))
     twin = classes[type(module)]()
-    vars(twin).update((name, value) for name, value in vars(module).items() if name not in MACHINERY)
-    vars(twin).update(module._parameters)
-    vars(twin).update(module._buffers)
-    vars(twin).update((name, bare(child, swap, classes)) for name, child in module._modules.items())
+    own = {name: value for name, value in vars(module).items() if name not in MACHINERY}
+    parts = {name: bare(child, swap, classes) for name, child in module._modules.items()}
+    vars(twin).update(own | module._parameters | module._buffers | parts)
     # By this name goes what is applied to the output of a linear layer, which only a hook could keep. (An identity in
     # its place, somebody's experiment, gives what is not its own.)
-    inside = (m for m in module.modules() if type(m) not in CONTAINERS)
-    if "activation" in vars(twin) and not any(is_opaque(m) or type(m) is nn.Identity for m in inside):
-        twin.activation = in_place(module.activation)
+    if "activation" in vars(twin):
+        inside = [m for m in modules_of(module) if type(m) not in CONTAINERS]
+        if not any(is_opaque(m) or type(m) is nn.Identity for m in inside):
+            twin.activation = in_place(module.activation)
     return twin
 
 
@@ -71,7 +72,21 @@ def is_opaque(module: nn.Module) -> bool:
 
 def is_heard(module: nn.Module) -> bool:
     """Somebody hears of its calls, or changes what goes in or out."""
-    return "forward" in vars(module) or any(vars(module)[name] for name in HOOKS) or _has_any_global_hook()
+    return "forward" in vars(module) or any(hooks_of(vars(module))) or _has_any_global_hook()
+
+
+def modules_of(module: nn.Module) -> list[nn.Module]:
+    """As `modules()`, without the names that it makes on its way; what stands in two places comes twice."""
+    found = [module]
+    for each in found:
+        found += [child for child in each._modules.values() if child is not None]
+    return found
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers."""
+    for each in modules_of(module):
+        yield from (x for x in (*each._parameters.values(), *each._buffers.values()) if x is not None)
 
 
 def nothing_dropped(x):

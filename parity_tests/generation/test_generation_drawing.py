@@ -47,8 +47,9 @@ def test_as_often_as_the_probabilities_say():
 
 @pytest.mark.parametrize("wrong", [[0.5, torch.nan], [0.5, torch.inf], [0.5, -0.1], [0.0, 0.0]], ids=str)
 def test_what_is_no_probability_is_refused(wrong):
-    with pytest.raises(RuntimeError, match=r"probability|multinomial"):
-        draw(torch.tensor([[0.5, 0.5], wrong]))
+    for rows in ([[0.5, 0.5], wrong], [wrong], wrong):
+        with pytest.raises(RuntimeError, match=r"probability|multinomial"):
+            draw(torch.tensor(rows))
 
 
 def test_a_pytorch_that_draws_otherwise_is_followed(monkeypatch):
