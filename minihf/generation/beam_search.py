@@ -4,7 +4,9 @@ A beam that ends leaves the search and is kept if it is among the n best ended o
 
     log-probability / (number of new tokens) ** length_penalty
 
-Which candidates count, and when the search is over, is the reference's; it differs between libraries.
+Which candidates count, and when the search is over, is the reference's; it differs between libraries. Until n have
+ended, empty texts that score -1e9 are in their places, and where fewer can be found (a grammar that allows two texts),
+these are what is returned: prompts with nothing after them.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,19 +35,73 @@ class Hypothesis:
 
 @dataclass
 class Ended:
-    """The best texts that ended, of one prompt, best first."""
+    """Of one prompt: the texts that are its best so far, best first."""
 
-    most: int
     best: list[Hypothesis] = field(default_factory=list)
     open: bool = True  # may a running beam still become one of them?
+    full: bool = False  # are there as many as beams?
 
-    @property
-    def full(self) -> bool:
-        """Of texts that were really found: where tokens are fewer than beams, some go on from a beam that never was."""
-        return len(self.best) == self.most and self.best[-1].score > NEVER
 
-    def add(self, new: list[Hypothesis]) -> None:
-        self.best = sorted(self.best + new, key=lambda h: -h.score)[: self.most]
+class Finalists:
+    """The `beams` best texts of each prompt that ended.
+
+    Args:
+        prompts: (B, T).
+        steps, length_penalty, early_stopping: as `beam_search` has them.
+
+    Attributes:
+        texts: of each prompt, best first.
+        scores: theirs, (B, n).
+        found: whether they ended, bool (B, n); what did not only fills up.
+        open: whether a running beam may still become one of them, bool (B, 1).
+    """
+
+    def __init__(self, prompts: Tensor, beams: int, steps: int, length_penalty: float, early_stopping: bool | str):
+        self.scores = torch.full((len(prompts), beams), NEVER, device=prompts.device)
+        self.found = torch.zeros_like(self.scores, dtype=torch.bool)
+        self.open = torch.ones_like(self.found[:, :1])
+        self.texts = [[Hypothesis(NEVER, prompt, prompt[:0])] * beams for prompt in prompts]
+        self.early, self.length_penalty = early_stopping is True, length_penalty
+        self.longest = steps if early_stopping == "never" and length_penalty > 0 else None
+
+    def add(self, step: int, best: Tensor, stopped: Tensor, running: Tensor, ids: Tensor, trails: Tensor) -> bool:
+        """The candidates of a step: is the search over?
+
+        Args:
+            best, stopped: their log-probabilities, and 1 where they stopped, (B, K). Of these the first n may count.
+            running: the best log-probability of those that go on, (B, 1).
+            ids, trails: (B * K, ...).
+        """
+        beams = self.scores.size(1)
+        ending = stopped.bool()
+        ending[:, beams:] = False
+        closed = self.found.all(1, keepdim=True) & self.early
+        offered = best / step**self.length_penalty + closed * NEVER + ~self.open * NEVER + ~ending * NEVER
+        self.scores, places = torch.cat([self.scores, offered], dim=1).topk(beams)
+        self.found = torch.cat([self.found, ending], dim=1).gather(1, places)
+        full = self.found.all(1, keepdim=True)
+        hope = running / (self.longest or step) ** self.length_penalty
+        self.open = self.open & (hope > self.scores[:, -1:].where(self.found, NEVER)).any(1, keepdim=True)
+        facts = [places, self.open, full, stopped.bool().all(1, keepdim=True)]
+        *chosen, still_open, all_full, all_stopped = zip(*torch.cat(facts, dim=1).tolist(), strict=True)  # the one wait
+        for text, row in enumerate(zip(*chosen, strict=True)):
+            own, first = self.texts[text], text * best.size(1) - beams
+            new = {place: Hypothesis(0.0, ids[first + place], trails[first + place]) for place in row if place >= beams}
+            self.texts[text] = [new[place] if place >= beams else own[place] for place in row]
+        return not any(still_open) or (self.early and all(all_full)) or all(all_stopped)
+
+    def scored(self) -> list[list[Hypothesis]]:
+        return [
+            [Hypothesis(score, h.ids, h.rows) for score, h in zip(own, texts, strict=True)]
+            for own, texts in zip(self.scores.tolist(), self.texts, strict=True)
+        ]
+
+    def by_text(self) -> list[Ended]:
+        """As those who watch want to see it."""
+        return [
+            Ended([h for h, there in zip(texts, found, strict=True) if there], is_open, all(found))
+            for texts, found, (is_open,) in zip(self.scored(), self.found.tolist(), self.open.tolist(), strict=True)
+        ]
 
 
 @torch.inference_mode()
@@ -88,7 +144,7 @@ def beam_search(
     totals = torch.full((texts, beams), NEVER, device=ids.device)
     totals[:, 0] = 0
     trail = ids.new_empty(len(ids), 0)  # the row that each new token was chosen from
-    ended = [Ended(beams) for _ in range(texts)]
+    ended = Finalists(ids[::beams], beams, steps, length_penalty, early_stopping)
     for step in range(1, steps + 1):
         logits = reader(ids)
         scores = logits.log_softmax(-1)
@@ -109,31 +165,18 @@ def beam_search(
             stopped = torch.zeros_like(best) if stop is None else stop(candidates).view(texts, kept).to(best.dtype)
 
         totals, chosen = (best + stopped * NEVER).topk(beams)
-        for text, (values, stops) in enumerate(torch.stack([best, stopped], dim=1).tolist()):  # the step's one wait
-            own = ended[text]
-            if own.open and not (own.full and early_stopping is True):
-                at = text * kept  # its first candidate
-                own.add([
-                    Hypothesis(values[rank] / step**length_penalty, candidates[at + rank], trails[at + rank])
-                    for rank in range(beams)
-                    if stops[rank]
-                ])
-            length = steps if early_stopping == "never" and length_penalty > 0 else step
-            hope = max(value + end * NEVER for value, end in zip(values, stops, strict=True)) / length**length_penalty
-            own.open = own.open and hope > (own.best[-1].score if own.full else NEVER)
+        over = ended.add(step, best, stopped, totals[:, :1], candidates, trails)
         if watch is not None:
             every = (best, rows.view_as(best), places % V)
-            watch((*every, stopped), (totals, *(x.gather(1, chosen) for x in every[1:])), ended)
-        if not any(own.open for own in ended) or (early_stopping is True and all(own.full for own in ended)):
-            break
-        if stopped.all():
+            watch((*every, stopped), (totals, *(x.gather(1, chosen) for x in every[1:])), ended.by_text())
+        if over:
             break
         chosen = (chosen + torch.arange(texts, device=ids.device)[:, None] * kept).flatten()
         ids, trail = candidates[chosen], trails[chosen]
         reader.follow(rows[chosen])
     if steps == 0:
         return [[Hypothesis(0.0, ids[row], trail[row])] * beams for row in range(0, len(ids), beams)]
-    return [own.best for own in ended]
+    return ended.scored()
 
 
 def drawn(totals: Tensor, kept: int) -> tuple[Tensor, Tensor]:

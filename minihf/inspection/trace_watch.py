@@ -36,7 +36,7 @@ class Watch:
             self.size, rows = beams // groups, len(task.ids)
             self.at: list[int | None] = [None] * rows  # row -> its node
             self.totals = [0.0 if row % self.size == 0 else NEVER for row in range(rows)]
-            self.ended: list[Ended | Finished] = [Ended(self.size)] * (rows // self.size)
+            self.ended: list[Ended | Finished] = [Ended()] * (rows // self.size)
             self.over = [False] * len(self.ended)
             self.group = groups - 1  # the one that was searched last
             task.watch = self.searched

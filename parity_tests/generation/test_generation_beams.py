@@ -191,3 +191,29 @@ def test_more_beams_than_tokens(writers):
         a = write(ours, **way)
         assert_same(a, write(theirs, **way))
         assert a.sequences_scores.min() > -1e4
+
+
+NOT_7 = [token for token in range(100) if token != 7]  # those beyond the vocabulary are nowhere
+FEW = {
+    "two texts of a grammar": {"prefix_allowed_tokens_fn": lambda text, ids: [7, 20] if ids[-1] != 7 else [20]},
+    "one text": {"suppress_tokens": NOT_7, "eos_token_id": 7},
+    "no text": {"suppress_tokens": list(range(100))},
+    "scores that fall below the empty ones'": {"length_penalty": -1000.0},
+    "a last token of two, equally probable": {"forced_eos_token_id": [21, 22]},
+    "scores above 64": {"sequence_bias": [[[7], 120.0], [[20], 90.0]]},
+    "drawn from a few": {"do_sample": True, "top_h": 0.3, "temperature": 0.4},
+}
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("way", FEW)
+def test_fewer_texts_than_beams(way, early_stopping, writers):
+    """The places that are left hold the prompt and no more, in the reference's order, which is that of its `topk`."""
+    ours, theirs = writers("gpt2", "GPT2LMHeadModel")
+    ids = torch.randint(8, 19, (3, 5), generator=torch.Generator().manual_seed(2))
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "num_beams": 4, "num_return_sequences": 4}
+    given |= {"early_stopping": early_stopping, "eos_token_id": 20, "pad_token_id": 2, "output_scores": True, **FEW[way]}
+    for steps in (1, 2, 9):
+        a, b = (write(model, output_logits=True, **{**given, "max_new_tokens": steps}) for model in (ours, theirs))
+        assert len(a.sequences) == 12
+        assert_same(a, b)

@@ -14,7 +14,7 @@ NAMES = {
     "bart": "BartForConditionalGeneration",
 }
 reorder, attend, shared = BeamCache.reorder, BeamCache.attend, SharedContext.__init__
-add = search.Ended.add
+add = search.Finalists.add
 
 
 def stay(cache, rows):
@@ -39,12 +39,14 @@ def unpadded(context, mask, beams):
     shared(context, None, beams)
 
 
-def unpenalised(ended, new):
-    add(ended, [search.Hypothesis(h.score * len(h.rows), h.ids, h.rows) for h in new])
+def unpenalised(ended, *candidates):
+    ended.length_penalty = 0
+    return add(ended, *candidates)
 
 
-def last_ones(ended, new):
-    ended.best = (ended.best + new)[-ended.most :]
+def older_lose(ended, *candidates):
+    ended.scores = ended.scores - 5
+    return add(ended, *candidates)
 
 
 FAULTS = {
@@ -53,8 +55,8 @@ FAULTS = {
     "T5's bias of the place before": ("t5", BeamCache, "attend", of_the_first_layer),
     "Mistral's beams see past the window": ("mistral", BeamCache, "attend", no_window),
     "the encoder's padding is read": ("bart", SharedContext, "__init__", unpadded),
-    "no length penalty": ("gpt2", search.Ended, "add", unpenalised),
-    "the last texts, not the best": ("gpt2", search.Ended, "add", last_ones),
+    "no length penalty": ("gpt2", search.Finalists, "add", unpenalised),
+    "what ended before counts less": ("gpt2", search.Finalists, "add", older_lose),
 }
 
 
