@@ -13,7 +13,8 @@ and only there, the texts are taken apart again. `Packing` stands in the place o
 The padded path is the oracle: real tokens get the same numbers, in inference and in training. Padded places come back
 as zeros (but for logits over the vocabulary in training with labels, which are computed when they are read). So whoever
 reads a padded place reads a zero. Question answering does: its loss is a softmax over all places,
-those of padding included, and so it differs. A head that reads the first token refuses texts padded on the left.
+those of padding included, and so it differs. A head that reads the first token refuses texts padded on the left; a
+model without a head leaves it to whoever reads its `pooler_output`, which is of no use then.
 
 Where nothing is padded, or the caller brings a 4-D mask that is more than padding, the model runs as with "sdpa".
 
@@ -158,9 +159,10 @@ def packed_call(model: nn.Module, args: tuple, kwargs: dict) -> Iterator[Callabl
         yield model
         return
     mask = arguments.get("attention_mask")
-    if not model.token_heads and model.base_model is not model and isinstance(mask, Tensor) and mask.dim() < 4:
-        rows = mask.flatten(0, -2).bool()  # those of several choices one behind the other
-        if (~rows[:, 0] & rows.any(1)).any():
+    if reads_first(model) and isinstance(mask, Tensor):
+        # Those of several choices one behind the other.
+        rows = padding_of(mask) if mask.dim() == 4 else mask.flatten(0, -2).bool()
+        if rows is not None and (~rows[:, 0] & rows.any(1)).any():
             raise ValueError(
                 f"{type(model).__name__} reads the first token of a text, and packed there is none where a text is "
                 'padded on the left: pad on the right (tokenizer.padding_side = "right"), or choose "sdpa"'
@@ -173,6 +175,12 @@ def packed_call(model: nn.Module, args: tuple, kwargs: dict) -> Iterator[Callabl
     picks = model.training and model.output_embeddings is not None and arguments.get("labels") is not None
     with packed_heads(model, None if picks else padding_of(mask)):
         yield bare(model) if large and not learning else model
+
+
+def reads_first(model: nn.Module) -> bool:
+    """Whether its head, or one of its heads, looks at the first place of a text."""
+    pooled = getattr(model.base_model, "pooler", None) is not None
+    return model.base_model is not model and (pooled or not model.token_heads)
 
 
 @contextmanager

@@ -73,6 +73,10 @@ def check_values(config: Any) -> None:
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         value = getattr(config, name)
         require(name, value is None or value > 0, "above 0; 1 is no penalty")
+    scale = config.guidance_scale
+    require("guidance_scale", scale is None or math.isfinite(scale), "a finite number; 1 is no guidance")
+    for name in ("forced_eos_token_id", "constraints"):
+        require(name, getattr(config, name) != [], "at least one, or None for none")
     require("early_stopping", config.early_stopping in (None, True, False, "never"), "True, False or 'never'")
     schedule = config.num_assistant_tokens_schedule
     require("num_assistant_tokens_schedule", schedule in (None, *SCHEDULES), f"one of {', '.join(SCHEDULES)}")
@@ -81,6 +85,7 @@ def check_values(config: Any) -> None:
     require("bad_words_ids", all(config.bad_words_ids or ()), "lists of at least one id")
     decay = config.exponential_decay_length_penalty
     pair = decay is None or (len(decay) == 2 and fits(decay[0], int) and fits(decay[1], float))
+    pair = pair and (decay is None or not math.isnan(decay[1]))
     require("exponential_decay_length_penalty", pair, "(start, factor), as (5, 1.2)")
     require("force_words_ids", _are_words(config.force_words_ids), "lists of ids, or lists of such lists")
     require("sequence_bias", _are_biased(config.sequence_bias), "{(5, 7): -1.5, …}, or [[[5, 7], -1.5], …]")
@@ -104,8 +109,40 @@ def _are_biased(bias: dict | list | None) -> bool:
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         return False
     return all(
-        isinstance(ids, (tuple, list)) and ids and fits([*ids], list[int]) and fits(b, float) for ids, b in pairs
+        isinstance(ids, (tuple, list)) and ids and fits([*ids], list[int]) and fits(b, float) and not math.isnan(b)
+        for ids, b in pairs
     )
+
+
+def check_tokens(config: Any, vocabulary: int | None) -> None:
+    """Before generating: ids that are to come, or not to, are some. What is beyond the vocabulary cannot be forced.
+
+    Args:
+        vocabulary: how many tokens the model chooses from; None: unknown.
+    """
+    biased = config.sequence_bias or ()
+    named = {
+        "forced_bos_token_id": [config.forced_bos_token_id],
+        "forced_eos_token_id": config.forced_eos_token_id,
+        "bad_words_ids": config.bad_words_ids,
+        "force_words_ids": config.force_words_ids,
+        "sequence_bias": [*biased] if isinstance(biased, dict) else [ids for ids, _ in biased],
+    }
+    for name, value in named.items():
+        ids = flat(value)
+        if min(ids, default=0) < 0:
+            raise ValueError(f"{name}={getattr(config, name)!r}: ids begin at 0, and {min(ids)} came")
+        if name.startswith("forced_") and vocabulary is not None and max(ids, default=0) >= vocabulary:
+            raise ValueError(f"{name}: the token {max(ids)} is to be forced: there are {vocabulary} tokens")
+    if max(map(abs, config.end_tokens), default=0) >= 2**63:
+        raise ValueError(f"eos_token_id={config.eos_token_id!r} is no id: ids have 64 bits")
+
+
+def flat(value: Any) -> list[int]:
+    """The ids in lists of lists."""
+    if isinstance(value, (list, tuple)):
+        return [i for each in value for i in flat(each)]
+    return [] if value is None else [value]
 
 
 def check_together(config: Any) -> None:

@@ -284,6 +284,8 @@ def check_names(settings: dict[str, Any], others: Sequence[str] = ()) -> None:
     for name in settings:
         if name in others:
             raise TypeError(f"generate alone takes {name!r}: what is streamed or traced is shown as it is written")
+        if name == "trace":
+            raise TypeError("generate shows its steps through trace_generation(model, ...), with the same arguments")
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *others], n=1)
             raise TypeError(f"generate has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -1,5 +1,6 @@
 """`model.generate`: the arguments settled and checked once, then one of the loops."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,12 +78,15 @@ def searched(task: Task) -> Tensor | Output:
     """Texts that are found among beams."""
     config, ends = task.config, task.config.end_tokens
     pad = config.pad_token_id if config.pad_token_id is not None else next(iter(ends), -1)
+    length_penalty = 1.0 if config.length_penalty is None else config.length_penalty
+    if length_penalty * math.log(max(task.steps, 1)) > 700:  # e**709 is the largest number
+        raise ValueError(f"length_penalty={length_penalty} is too large for {task.steps} tokens: 0 to 5 is usual")
     common = {
         "beams": task.beams,
         "steps": task.steps,
         "processors": task.processors,
         "stop": task.stop,
-        "length_penalty": config.length_penalty,
+        "length_penalty": length_penalty,
         "early_stopping": config.early_stopping,
         "record": task.record,
         "watch": task.watch,

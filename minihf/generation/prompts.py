@@ -92,9 +92,10 @@ def prompts_of_both(
     if "input_ids" in given and "inputs_embeds" in given:
         raise ValueError("generate got input_ids and inputs_embeds: pass the encoder's text once")
     if encoder_outputs is not None:
-        state = encoder_outputs[0] if len(encoder_outputs) else None
+        state = encoder_outputs[0] if hasattr(encoder_outputs, "__len__") and len(encoder_outputs) else None
         if not isinstance(state, Tensor) or state.dim() != 3:
             raise TypeError("encoder_outputs begin with a state (texts, tokens, channels): model.get_encoder()(...)")
+        check_channels(state, "encoder_outputs", model)
         shape = state.shape[:2]
         source = given.pop("input_ids", None)
         given.pop("inputs_embeds", None)
@@ -168,7 +169,16 @@ def checked_embeds(embeds: Tensor, model: nn.Module) -> Tensor:
     if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.numel() == 0:
         got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
         raise ValueError(f"inputs_embeds takes a tensor (batch, tokens, channels), at least one token; got {got}")
+    check_channels(embeds, "inputs_embeds", model)
     return embeds.to(model.device)
+
+
+def check_channels(x: Tensor, name: str, model: nn.Module) -> None:
+    table = model.get_input_embeddings()
+    if isinstance(table, nn.Embedding) and (x.size(-1) != table.weight.size(1) or not x.is_floating_point()):
+        raise ValueError(
+            f"{name} has {x.size(-1)} channels of {x.dtype}: expected {table.weight.size(1)} of {table.weight.dtype}"
+        )
 
 
 def checked_mask(mask: Tensor | None, shape: Any, of: str, model: nn.Module, warn: bool = True) -> Tensor | None:

@@ -55,6 +55,8 @@ def stop_for(
     if config.stop_strings is not None:
         if tokenizer is None:
             raise ValueError(f"stop_strings={config.stop_strings!r} takes generate(..., tokenizer=tokenizer)")
+        if not callable(getattr(tokenizer, "decode", None)):
+            raise TypeError(f"stop_strings take the model's tokenizer, which has decode(ids), and {tokenizer!r} came")
         strings = config.stop_strings
         rules.append(at_string([strings] if isinstance(strings, str) else strings, tokenizer))
     for rule in () if own is None else own if isinstance(own, (list, tuple)) else [own]:

@@ -129,6 +129,9 @@ class TextIteratorStreamer(TextStreamer):
 @contextmanager
 def streaming(streamer: Any) -> Iterator[None]:
     """Whatever happens inside, the streamer hears of the end. None: there is nobody to tell."""
+    for name in () if streamer is None else ("put", "end"):
+        if not callable(getattr(streamer, name, None)):
+            raise TypeError(f"a streamer has put(ids) and end(), as TextStreamer does; got {streamer!r}")
     try:
         yield
     except BaseException as error:

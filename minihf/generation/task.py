@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minihf.fast.tapes import taped
 from minihf.generation.assisted import Guesser
+from minihf.generation.checks import check_tokens
 from minihf.generation.config import GenerationConfig, check_names, settle
 from minihf.generation.group_beams import Diversity
 from minihf.generation.guessers import check_guessing, draft_for, lookup_for
@@ -115,8 +116,18 @@ def prepare(
     else:
         static = None
     config.check_other()
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    check_tokens(config, None if head is None else len(head.weight))
     if inputs is not None and input_ids is not None:
         raise ValueError("generate got its prompts twice, as inputs and as input_ids: pass one of them")
+    tensors = {
+        "token_type_ids": token_type_ids,
+        "negative_prompt_ids": negative_prompt_ids,
+        "negative_prompt_attention_mask": negative_prompt_attention_mask,
+    }
+    for name, given in tensors.items():
+        if given is not None and not isinstance(given, Tensor):
+            raise TypeError(f"{name} takes a tensor (batch, tokens), got a {type(given).__name__}")
     known = {"token_type_ids", "kwargs"}
     if token_type_ids is not None and known.isdisjoint(inspect.signature(model.forward).parameters):
         raise ValueError(f"{type(model).__name__} has no token_type_ids: leave them out")

@@ -17,7 +17,7 @@ def truncations(config: GenerationConfig, keep: int = 1) -> list[Processor]:
     """Those that the settings ask for, in the reference's order."""
     made = []
     if config.temperature not in (None, 1):
-        made.append(temperature(config.temperature))
+        made.append(temperature(float(config.temperature)))
     if config.top_h is not None:
         made.append(top_h(config.top_h))
     if config.top_k:

@@ -222,18 +222,29 @@ def test_every_way_to_keep_texts_apart_gives_the_same(how):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-def test_a_head_that_reads_the_first_token_refuses_padding_in_its_place():
-    for task in ("ForSequenceClassification", "ForMultipleChoice"):
-        name = f"Bert{task}"
-        model = use(make("bert", name, task), "packed")
-        batch = make_batch(model, task, "left")
+@pytest.mark.parametrize(
+    "name, task",
+    [
+        ("BertForSequenceClassification", "ForSequenceClassification"),
+        ("BertForMultipleChoice", "ForMultipleChoice"),
+        ("BertForPreTraining", "ForPreTraining"),  # it reads every token besides
+        ("AlbertForPreTraining", "ForPreTraining"),
+    ],
+)
+def test_a_head_that_reads_the_first_token_refuses_padding_in_its_place(name, task):
+    model = use(make(name.split("For")[0].lower(), name, task), "packed")
+    batch = make_batch(model, task, "left")
+    masks = [batch["attention_mask"]]
+    if masks[0].dim() == 2:
+        masks.append(masks[0][:, None, None, :])
+    for mask in masks:
         with pytest.raises(ValueError, match=rf"{name} reads the first token.*padding_side = \"right\""):
-            model(**batch)
-        for row in batch["attention_mask"].view(-1, 11):
-            row[:] = row.flip(0)
-        model(**batch)
-        batch["attention_mask"][1] = 0  # a text of padding alone has no first token to miss
-        model(**batch)
+            model(**{**batch, "attention_mask": mask})
+    for row in batch["attention_mask"].view(-1, 11):
+        row[:] = row.flip(0)
+    model(**batch)
+    batch["attention_mask"][1] = 0  # a text of padding alone has no first token to miss
+    model(**batch)
 
 
 def test_the_loss_of_question_answering_counts_padding_as_zeros():

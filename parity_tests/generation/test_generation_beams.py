@@ -212,8 +212,9 @@ def test_fewer_texts_than_beams(way, early_stopping, writers):
     ours, theirs = writers("gpt2", "GPT2LMHeadModel")
     ids = torch.randint(8, 19, (3, 5), generator=torch.Generator().manual_seed(2))
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "num_beams": 4, "num_return_sequences": 4}
-    given |= {"early_stopping": early_stopping, "eos_token_id": 20, "pad_token_id": 2, "output_scores": True, **FEW[way]}
+    given |= {"early_stopping": early_stopping, "eos_token_id": 20, "pad_token_id": 2, "output_scores": True}
+    given |= {"output_logits": True, **FEW[way]}
     for steps in (1, 2, 9):
-        a, b = (write(model, output_logits=True, **{**given, "max_new_tokens": steps}) for model in (ours, theirs))
+        a, b = (write(model, **given, max_new_tokens=steps) for model in (ours, theirs))
         assert len(a.sequences) == 12
         assert_same(a, b)

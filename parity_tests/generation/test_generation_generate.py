@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -593,6 +594,18 @@ def test_unknown_names(settings, told, pairs):
         ({"top_p": "0.9", "do_sample": True}, "top_p='0.9'"),
         ({"eos_token_id": "</s>"}, "eos_token_id='</s>'"),
         ({"pad_token_id": "x", "eos_token_id": 3}, "pad_token_id='x'"),
+        ({"eos_token_id": 10**30}, f"eos_token_id={10**30} is no id"),
+        ({"bad_words_ids": [[5], [-1]]}, "bad_words_ids=[[5], [-1]]: ids begin at 0"),
+        ({"sequence_bias": {(5, -2): 1.0}}, "sequence_bias={(5, -2): 1.0}: ids begin at 0"),
+        ({"sequence_bias": [[[5], math.nan]]}, "sequence_bias=[[[5], nan]]"),
+        ({"force_words_ids": [[[5, -3]]], "num_beams": 2}, "force_words_ids=[[[5, -3]]]: ids begin at 0"),
+        ({"forced_bos_token_id": -4}, "forced_bos_token_id=-4: ids begin at 0"),
+        ({"forced_eos_token_id": V}, f"forced_eos_token_id: the token {V} is to be forced: there are {V} tokens"),
+        ({"forced_eos_token_id": []}, "forced_eos_token_id=[]"),
+        ({"constraints": [], "num_beams": 2}, "constraints=[]"),
+        ({"guidance_scale": math.nan}, "guidance_scale=nan"),
+        ({"exponential_decay_length_penalty": (3, math.nan)}, "exponential_decay_length_penalty=(3, nan)"),
+        ({"length_penalty": 1000.0, "num_beams": 2}, "length_penalty=1000.0 is too large for"),
     ],
     ids=str,
 )
@@ -626,6 +639,19 @@ def test_arguments_that_are_refused(pairs):
     for name in ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"):
         with pytest.raises(TypeError, match=rf"{name} takes .*not 3"):
             model.generate(ids, **{name: 3})
+    for name in ("token_type_ids", "negative_prompt_ids", "negative_prompt_attention_mask"):
+        with pytest.raises(TypeError, match=rf"{name} takes a tensor .*, got a int"):
+            model.generate(ids, **{name: 3})
+    for settings, told in (
+        ({"streamer": 3}, r"a streamer has put\(ids\) and end\(\).*got 3"),
+        ({"stop_strings": "x", "tokenizer": "gpt2"}, "the model's tokenizer, .* 'gpt2' came"),
+        ({"trace": True}, "trace_generation"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            model.generate(ids, **settings)
+    for wrong in (embeds[..., :-1], ids[..., None].expand_as(embeds)):
+        with pytest.raises(ValueError, match=r"inputs_embeds has \d+ channels of .*: expected \d+ of"):
+            model.generate(inputs_embeds=wrong)
     with pytest.raises(TypeError, match=r"generation_config takes .* of minihf, not a transformers"):
         model.generate(ids, generation_config=transformers.GenerationConfig())
 

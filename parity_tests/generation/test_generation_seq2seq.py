@@ -137,6 +137,8 @@ def test_what_is_refused(pairs):
         ({"inputs": IDS, "decoder_attention_mask": [[1], [1]]}, "the mask of decoder_input_ids is a list"),
         ({"inputs": IDS, "num_beams": 2, "length_penalty": float("nan")}, "length_penalty=nan: expected a finite"),
         ({"encoder_outputs": ()}, "encoder_outputs begin with a state"),
+        ({"encoder_outputs": 5}, "encoder_outputs begin with a state"),
+        ({"encoder_outputs": (torch.zeros(2, 5, 7),)}, r"encoder_outputs has 7 channels of .*: expected \d+"),
         ({"inputs": IDS, "token_type_ids": IDS}, "BartForConditionalGeneration has no token_type_ids"),
     ):
         with pytest.raises((ValueError, TypeError), match=said):
