@@ -12,7 +12,7 @@ A model's `state_dict()` is the checkpoint, key for key. What cannot be mirrored
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -54,10 +54,10 @@ class Ledger:
     stale: list[str] = field(default_factory=list)
     """Keys of the file of buffers that are no longer read."""
 
-    def as_dict(self) -> dict:
-        """For `output_loading_info=True`: the reference's keys, and the ledger's own."""
+    def as_dict(self, buffers: Collection[str] = ()) -> dict:
+        """For `output_loading_info=True`: the reference's keys (no buffer is missing), and the ledger's own."""
         return {
-            "missing_keys": {*self.missing, *self.new},
+            "missing_keys": {*self.missing, *self.new}.difference(buffers),
             "unexpected_keys": {*self.unexpected, *self.other_head},
             "mismatched_keys": {(key, tuple(there), tuple(here)) for key, there, here in self.mismatched},
             "error_msgs": [],

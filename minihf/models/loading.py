@@ -116,7 +116,8 @@ def load_pretrained(
     generation = source.find("generation_config.json") if cls.can_generate else None
     if generation is not None:
         model.generation_config = GenerationConfig.from_file(generation)
-    untrained = [name for name in fresh if name not in dict(model.named_buffers())]  # a buffer is not learned
+    buffers = dict(model.named_buffers())
+    untrained = [name for name in fresh if name not in buffers]  # a buffer is not learned
     if untrained and device.type != "meta":
         logger.warning(
             "%s: not in the checkpoint %s, and newly initialised: %s. Train the model before you use it.",
@@ -125,7 +126,7 @@ def load_pretrained(
             ", ".join(untrained),
         )
     model.eval()
-    return (model, ledger.as_dict()) if output_loading_info else model
+    return (model, ledger.as_dict(buffers)) if output_loading_info else model
 
 
 def settle_config(
