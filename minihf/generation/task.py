@@ -117,7 +117,7 @@ def prepare(
         static = None
     config.check_other()
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    check_tokens(config, None if head is None else len(head.weight))
+    check_tokens(config, head.out_features if isinstance(head, nn.Linear) else None)
     if inputs is not None and input_ids is not None:
         raise ValueError("generate got its prompts twice, as inputs and as input_ids: pass one of them")
     tensors = {
