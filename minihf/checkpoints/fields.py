@@ -4,7 +4,6 @@ import types
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
-from types import NoneType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
@@ -36,7 +35,8 @@ def fitting(kind: Any) -> Callable[[Any], bool]:
     """The test that `fits` makes: a call of `generate` settles 60 fields, and reads no annotation twice."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        optional, tests = NoneType in inner, [fitting(each) for each in inner if each is not NoneType]
+        optional = types.NoneType in inner  # most fields are None
+        tests = [fitting(each) for each in inner if each is not types.NoneType]
         return lambda value: (optional and value is None) or any(test(value) for test in tests)
     if kind in (int, float):
         numbers = (int, float) if kind is float else int

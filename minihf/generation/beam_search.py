@@ -50,7 +50,7 @@ class Finalists:
         steps, length_penalty, early_stopping: as `beam_search` has them.
 
     Attributes:
-        texts: of each prompt, best first.
+        texts: of each prompt, best first: ids (T,), and the row that each new token was chosen from.
         scores: theirs, (B, n).
         found: whether they ended, bool (B, n); what did not only fills up.
         open: whether a running beam may still become one of them, bool (B, 1).
@@ -60,7 +60,7 @@ class Finalists:
         self.scores = torch.full((len(prompts), beams), NEVER, device=prompts.device)
         self.found = torch.zeros_like(self.scores, dtype=torch.bool)
         self.open = torch.ones_like(self.found[:, :1])
-        self.texts = [[Hypothesis(NEVER, prompt, prompt[:0])] * beams for prompt in prompts]
+        self.texts = [[(prompt, prompt[:0])] * beams for prompt in prompts]
         self.early, self.length_penalty = early_stopping is True, length_penalty
         self.longest = steps if early_stopping == "never" and length_penalty > 0 else None
 
@@ -72,8 +72,8 @@ class Finalists:
             running: the best log-probability of those that go on, (B, 1).
             ids, trails: (B * K, ...).
         """
-        beams = self.scores.size(1)
-        ending = stopped.bool()
+        beams, stopped = self.scores.size(1), stopped.bool()
+        ending = stopped.clone()
         ending[:, beams:] = False
         closed = self.found.all(1, keepdim=True) & self.early
         offered = best / step**self.length_penalty + closed * NEVER + ~self.open * NEVER + ~ending * NEVER
@@ -82,17 +82,17 @@ class Finalists:
         full = self.found.all(1, keepdim=True)
         hope = running / (self.longest or step) ** self.length_penalty
         self.open = self.open & (hope > self.scores[:, -1:].where(self.found, NEVER)).any(1, keepdim=True)
-        facts = [places, self.open, full, stopped.bool().all(1, keepdim=True)]
-        *chosen, still_open, all_full, all_stopped = zip(*torch.cat(facts, dim=1).tolist(), strict=True)  # the one wait
-        for text, row in enumerate(zip(*chosen, strict=True)):
+        facts = [places, self.open, full, stopped.all(1, keepdim=True)]
+        told = torch.cat(facts, dim=1).tolist()  # the step's one wait
+        for text, row in enumerate(told):
             own, first = self.texts[text], text * best.size(1) - beams
-            new = {place: Hypothesis(0.0, ids[first + place], trails[first + place]) for place in row if place >= beams}
-            self.texts[text] = [new[place] if place >= beams else own[place] for place in row]
+            self.texts[text] = [own[i] if i < beams else (ids[first + i], trails[first + i]) for i in row[:beams]]
+        still_open, all_full, all_stopped = zip(*(row[beams:] for row in told), strict=True)
         return not any(still_open) or (self.early and all(all_full)) or all(all_stopped)
 
     def scored(self) -> list[list[Hypothesis]]:
         return [
-            [Hypothesis(score, h.ids, h.rows) for score, h in zip(own, texts, strict=True)]
+            [Hypothesis(score, *text) for score, text in zip(own, texts, strict=True)]
             for own, texts in zip(self.scores.tolist(), self.texts, strict=True)
         ]
 

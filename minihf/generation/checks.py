@@ -85,7 +85,7 @@ def check_values(config: Any) -> None:
     require("bad_words_ids", all(config.bad_words_ids or ()), "lists of at least one id")
     decay = config.exponential_decay_length_penalty
     pair = decay is None or (len(decay) == 2 and fits(decay[0], int) and fits(decay[1], float))
-    pair = pair and (decay is None or not math.isnan(decay[1]))
+    pair = pair and not (decay and math.isnan(decay[1]))
     require("exponential_decay_length_penalty", pair, "(start, factor), as (5, 1.2)")
     require("force_words_ids", _are_words(config.force_words_ids), "lists of ids, or lists of such lists")
     require("sequence_bias", _are_biased(config.sequence_bias), "{(5, 7): -1.5, …}, or [[[5, 7], -1.5], …]")

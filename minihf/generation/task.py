@@ -120,12 +120,11 @@ def prepare(
     check_tokens(config, head.out_features if isinstance(head, nn.Linear) else None)
     if inputs is not None and input_ids is not None:
         raise ValueError("generate got its prompts twice, as inputs and as input_ids: pass one of them")
-    tensors = {
-        "token_type_ids": token_type_ids,
+    negative = {
         "negative_prompt_ids": negative_prompt_ids,
         "negative_prompt_attention_mask": negative_prompt_attention_mask,
     }
-    for name, given in tensors.items():
+    for name, given in {"token_type_ids": token_type_ids, **negative}.items():
         if given is not None and not isinstance(given, Tensor):
             raise TypeError(f"{name} takes a tensor (batch, tokens), got a {type(given).__name__}")
     known = {"token_type_ids", "kwargs"}
@@ -161,10 +160,6 @@ def prepare(
     asked = tuple(name for name in FLAGS if getattr(config, name)) if config.return_dict_in_generate else ()
     record = Record(asked, 1 if contrastive else rows)
     guide = None
-    negative = {
-        "negative_prompt_ids": negative_prompt_ids,
-        "negative_prompt_attention_mask": negative_prompt_attention_mask,
-    }
     for name, given in negative.items():
         if given is not None and config.guidance_scale is None:
             raise ValueError(f"{name} takes guidance_scale, which says how far away from it: set it above 1")

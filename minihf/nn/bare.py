@@ -76,10 +76,12 @@ def is_heard(module: nn.Module) -> bool:
 
 
 def modules_of(module: nn.Module) -> list[nn.Module]:
-    """As `modules()`, without the names that it makes on its way; what stands in two places comes twice."""
-    found = [module]
+    """As `modules()`, without the names that it makes on its way."""
+    found, known = [module], {module}
     for each in found:
-        found += [child for child in each._modules.values() if child is not None]
+        new = [child for child in each._modules.values() if child is not None and child not in known]
+        found += new
+        known.update(new)
     return found
 
 
