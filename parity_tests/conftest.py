@@ -17,6 +17,8 @@ os.environ |= {
 }
 HF_HOME = os.environ["HF_HOME"]
 
+import parity_tests.elsewhere  # noqa: E402, F401  autograd makes a thread for each device, at its first backward alone
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # under xdist there is a process for each core

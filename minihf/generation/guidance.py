@@ -44,8 +44,9 @@ def guidance(
     def process(ids: Tensor, logits: Tensor) -> Tensor:
         start = past.setdefault("start", ids.shape[1])
         text = ids[:, start - 1 :] if negative is None else torch.cat([rows_like(negative, ids), ids[:, start:]], dim=1)
-        mask = torch.ones_like(text)
+        mask = None
         if padding is not None:
+            mask = torch.ones_like(text)
             mask[:, : padding.shape[1]] = rows_like(padding, ids)
         # After a beam search has moved its rows, the text is another one: all of it is read again.
         follows = "read" in past and torch.equal(past["read"], text[:, :-1])

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from minihf.fast.prepacked import packed_linear, packs
-from minihf.nn.bare import bare
+from minihf.nn.bare import bare, is_opaque
 from minihf.nn.beams import BeamCache, SharedContext
 from minihf.nn.cache import Cache
+from minihf.nn.masks import encoder_mask
 from minihf.nn.positions import positions_from_mask
 
 
@@ -120,8 +121,9 @@ class Reader:
             if self.light is not self.model:
                 self.call = partial(self.light, use_cache=True)
             if self.context is not None:  # the encoder has been run
-                state, hidden = output.encoder_last_hidden_state, self.context.get("attention_mask")
-                self.context = {"encoder_outputs": (state,), "attention_mask": hidden}
+                state, padding = output.encoder_last_hidden_state, self.context.get("attention_mask")
+                ready = encoder_mask(padding, (len(state), 1, 1, state.size(1)), dtype=state.dtype)
+                self.context = {"encoder_outputs": (state,), "attention_mask": ready}
         return output.logits
 
     def extended(self, tokens: int) -> Tensor | None:
@@ -132,7 +134,7 @@ class Reader:
         return self.mask if self.mask is None else self.mask[:, :tokens]
 
     def of_decoder(self, new: Tensor, mask: Tensor | None, past: int, last: int) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"attention_mask": mask}
+        arguments: dict[str, Any] = {"attention_mask": self.told(mask, new)}
         if self.embeds is None or past:
             arguments["input_ids"], tokens = new, new.size(1)
         elif new.size(1):  # without a cache: embeddings first, then ids
@@ -169,8 +171,13 @@ class Reader:
         return more
 
     def of_both(self, new: Tensor, mask: Tensor | None) -> dict[str, Any]:
-        mask = self.cache if isinstance(self.cache, BeamCache) else mask
+        mask = self.cache if isinstance(self.cache, BeamCache) else self.told(mask, new)
         return {**self.context, "decoder_input_ids": new, "decoder_attention_mask": mask}
+
+    def told(self, mask: Tensor | None, new: Tensor) -> Tensor | None:
+        """Of one token, the mask that a model of ours would make, who asks at each whether any is padding: on a GPU, a
+        wait."""
+        return mask if mask is None or new.size(1) > 1 or is_opaque(self.model) else mask.bool()[:, None, None, :]
 
     def multiply(self) -> None:
         """From one row a text to `copies` rows."""

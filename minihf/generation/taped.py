@@ -9,7 +9,6 @@ from torch import Tensor
 from minihf.fast.tapes import Tape
 from minihf.generation.reader import Reader
 from minihf.nn.beams import BeamCache
-from minihf.nn.masks import encoder_mask
 from minihf.nn.steady_cache import SteadyBeams, SteadyCache
 
 AHEAD = 64  # tokens for which there is room: a text may end early, and its memory is never more than a little too large
@@ -61,10 +60,7 @@ class TapedReader(Reader):
     def of_each_step(self) -> dict[str, Any]:
         """What the model is told at each step, beside ids and cache."""
         if self.context is not None:
-            (state,), mask = self.context.values()
-            # Whether any is padding is asked here, once: who asks at each step cannot be recorded.
-            mask = encoder_mask(mask, (len(state), 1, 1, state.size(1)), dtype=state.dtype)
-            return {**self.context, "attention_mask": mask, "decoder_attention_mask": self.steady}
+            return {**self.context, "decoder_attention_mask": self.steady}
         given = {"attention_mask": self.steady, **self.of_each_token()}
         return {**given, "position_ids": self.steady.position_ids} if self.counts else given
 

@@ -130,13 +130,12 @@ class SharedContext:
     """A mask for what all beams of a text read alike, the encoder's output.
 
     Args:
-        mask: 1 = real, 0 = padding, (B, S), or None.
+        mask: as `encoder_mask` makes it, (B, 1, 1, S), or None.
         beams: how many rows in a row are beams of one text.
     """
 
     def __init__(self, mask: Tensor | None, beams: int):
-        self.mask = None if mask is None else mask.bool()[:, None, None, :]
-        self.beams = beams
+        self.mask, self.beams = mask, beams
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float, impl: str, bias: Tensor | None = None

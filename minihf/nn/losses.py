@@ -53,6 +53,12 @@ def next_tokens(labels: Tensor | None) -> Tensor | None:
     return labels if labels is None else F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
 
 
+def counted(labels: Tensor) -> Tensor:
+    """The places of the labels that count, in one row: (...) -> (N,). For how many there are, a GPU must be waited for,
+    as each index by a mask does."""
+    return labels.flatten().ne(IGNORED).nonzero().squeeze(1)
+
+
 def keytoken_weighted_loss(inputs: Tensor, logits: Tensor, keytoken_ids: list[int], alpha: float = 1.0) -> Tensor:
     """A causal language model's loss in which a text weighs more, the more key tokens it has.
 

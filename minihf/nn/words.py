@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minihf.nn.bare import is_opaque
 from minihf.nn.chunked_loss import chunked_cross_entropy
 from minihf.nn.linear import Linear
-from minihf.nn.losses import IGNORED, check_labels, cross_entropy
+from minihf.nn.losses import check_labels, counted, cross_entropy
 
 
 def predict_words(
@@ -53,14 +53,14 @@ def predict_words(
         y = logits()
         return cross_entropy(y, labels, num_items_in_batch), y
     check_labels(x.shape[:-1], labels)
-    labels = labels.to(x.device, torch.long).view(x.shape[:-1])
-    counted = labels != IGNORED
-    state = x[counted]  # (..., C) -> (N, C)
+    labels = labels.to(x.device, torch.long).flatten()
+    places = counted(labels)
+    state = x.flatten(0, -2)[places]  # (..., C) -> (N, C)
     for part in before:
         state = part(state)
     biases = [b for b in (last.bias, bias if bias is None else bias.flatten()) if b is not None]
     loss = chunked_cross_entropy(
-        state, last.weight, sum(biases) if biases else None, labels[counted], num_items_in_batch
+        state, last.weight, sum(biases) if biases else None, labels[places], num_items_in_batch
     )
     return loss, on_request(logits, [p for module in modules for p in module.parameters(recurse=False)])
 

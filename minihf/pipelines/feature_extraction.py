@@ -105,7 +105,7 @@ class FeatureExtractionPipeline(Pipeline):
     def read(self, output: Output, rows: list[Encoding], options: dict[str, Any]) -> list[Tensor]:
         x = output[0]  # (B, T, C), or the logits of a head
         if options["pooling"] is None:
-            return [own[: len(row)].cpu() for own, row in zip(x, rows, strict=True)]
+            return [own[: len(row)] for own, row in zip(x.cpu(), rows, strict=True)]
         real = torch.zeros(x.shape[:2], dtype=torch.bool)
         for line, row in zip(real, rows, strict=True):
             line[: len(row)] = torch.tensor(row.attention_mask, dtype=torch.bool)

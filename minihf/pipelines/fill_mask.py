@@ -83,14 +83,13 @@ class FillMaskPipeline(Pipeline):
     def read(self, output: Output, rows: list[Encoding], options: dict[str, Any]) -> list[list[tuple]]:
         """Of each mask, the best scores and their tokens."""
         logits = output[0]  # (B, T, V); a model of several heads calls them otherwise
-        found = []
-        for row, own in zip(rows, logits, strict=True):
-            probabilities = own[self.masks(row)].float().softmax(-1)  # (masks, V)
-            if options["targets"] is not None:
-                probabilities = probabilities[:, options["targets"]]
-            best = probabilities.topk(options["top_k"])
-            found.append([*zip(best.values.tolist(), best.indices.tolist(), strict=True)])
-        return found
+        texts, places = zip(*((i, place) for i, row in enumerate(rows) for place in self.masks(row)), strict=True)
+        probabilities = logits[texts, places].float().softmax(-1)  # (masks of all texts, V)
+        if options["targets"] is not None:
+            probabilities = probabilities[:, options["targets"]]
+        best = probabilities.topk(options["top_k"])
+        found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [[next(found) for _ in self.masks(row)] for row in rows]
 
     def masks(self, row: Encoding) -> list[int]:
         return [i for i, token in enumerate(row.ids) if token == self.tokenizer.mask_token_id]

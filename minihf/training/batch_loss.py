@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minihf.nn.losses import IGNORED, next_tokens, upcast
+from minihf.nn.losses import counted, next_tokens, upcast
 from minihf.nn.output import Output
 from minihf.training.facts import COUNT, ModelFacts
 from minihf.training.metrics import nested
@@ -88,8 +88,8 @@ def smoothed_loss(
         num_items_in_batch: divide the sum by this instead of by the number of labels.
     """
     labels = next_tokens(labels) if shifted else labels
-    counts = labels != IGNORED
-    log_p = F.log_softmax(upcast(logits)[counts], dim=-1)  # (n, V)
-    nll = -log_p.gather(-1, labels[counts][:, None]).sum()
+    places = counted(labels)
+    log_p = F.log_softmax(upcast(logits).flatten(0, -2)[places], dim=-1)  # (N, V)
+    nll = -log_p.gather(-1, labels.flatten()[places, None]).sum()
     total = (1 - epsilon) * nll - epsilon * log_p.mean(-1).sum()
-    return total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
+    return total / (len(places) if num_items_in_batch is None else num_items_in_batch)
