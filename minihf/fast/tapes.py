@@ -153,6 +153,8 @@ def again(calls: list[Call]) -> list[Callable[[], Any]]:
             continue
         elif nature.name == "linear" and args[0].is_contiguous():
             left.append(product(*args, into=result))
+        elif nature.name == "embedding" and args[1].is_contiguous():
+            left.append(partial(torch.index_select, args[0], 0, args[1].view(-1), out=result.view(-1, result.size(-1))))
         elif nature.name == "roll" and len(args[1]) == len(args[2]) == 1:
             left += turned(*args, into=result)
         elif nature.name in INTO:
@@ -204,7 +206,14 @@ def tensors(values: list | tuple) -> list[Tensor]:
 
 def memory(values: list | tuple) -> set[int]:
     """The storages in which tensors lie. Packed weights have none that PyTorch knows of."""
-    return {x.untyped_storage().data_ptr() for x in tensors(values) if x.layout == torch.strided}
+    found = set()
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.layout == torch.strided:
+                found.add(value.untyped_storage().data_ptr())
+        elif isinstance(value, list | tuple):
+            found |= memory(value)
+    return found
 
 
 def taped(model: nn.Module, device: torch.device, steps: int) -> bool:

@@ -51,14 +51,15 @@ class SteadyCache(Cache):
         self.place = torch.arange(kept - at_once, kept, device=position.device)
         self.position_ids = position - 1
         self.seen: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, (B, H, K, D)
-        self.views: list[tuple] = []  # each of these, and the memory in which it lies
+        self.views: list[tuple] = []  # each of these, the memory in which it lies, and where that begins
+        self.pairs: list[Tensor] = []  # keys and values of each layer in one, (2, B, H, capacity, D)
         for layer in self.layers:
-            both = layer.keys, layer.values
-            layer.keys, layer.values = (with_room(x, layer.used, kept, self.capacity) for x in both)
+            self.pairs.append(with_room((layer.keys, layer.values), layer.used, kept, self.capacity))
+            layer.keys, layer.values = self.pairs[-1]
             layer.used = kept
             self.seen.append((layer.keys[:, :, :0], layer.values[:, :, :0]))
-            for view, whole in zip(self.seen[-1], (layer.keys, layer.values), strict=True):
-                self.views.append((view, whole.untyped_storage(), whole.stride(), whole.shape))
+            for view, whole in zip(self.seen[-1], self.pairs[-1], strict=True):
+                self.views.append((view, whole.untyped_storage(), whole.storage_offset()))
         # Added to the scores, (B, 1, queries of a text, capacity), and its view.
         self.hidden: tuple[Tensor, Tensor] | None = None
         if mask is not None:
@@ -86,16 +87,23 @@ class SteadyCache(Cache):
         self.position_ids.add_(1)
         tokens = count if self.window is None else min(count, self.window)
         first = count - tokens
-        for view, storage, stride, (batch, heads, _, channels) in self.views:
-            view.set_(storage, first * stride[2], (batch, heads, tokens, channels), stride)
+        whole = self.layers[0].keys  # of one shape in all layers
+        batch, heads, _, channels = whole.shape
+        shape, stride, skipped = (batch, heads, tokens, channels), whole.stride(), first * channels
+        for view, storage, begin in self.views:
+            view.set_(storage, begin + skipped, shape, stride)
         if self.hidden is not None:
             whole, view = self.hidden
             view.set_(whole.untyped_storage(), first, (*whole.shape[:3], tokens), whole.stride())
 
     def update(self, layer: int, k: Tensor, v: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Write the token's key and value (B, H, 1, D); return all that it sees, (B, H, K, D)."""
-        self.layers[layer].keys.index_copy_(2, self.place, k)
-        self.layers[layer].values.index_copy_(2, self.place, v)
+        both = in_one(k, v)
+        if both is not None:
+            self.pairs[layer].index_copy_(3, self.place, both)
+        else:
+            self.layers[layer].keys.index_copy_(2, self.place, k)
+            self.layers[layer].values.index_copy_(2, self.place, v)
         return self.seen[layer]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
@@ -153,8 +161,20 @@ class SteadyBeams(SteadyCache):
         return one_by_one(x.reshape(q.shape)), None
 
 
-def with_room(buffer: Tensor, used: int, kept: int, capacity: int) -> Tensor:
-    """The last `kept` of the first `used` tokens, and places for more: (B, H, ..., D) -> (B, H, capacity, D)"""
-    larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.size(3))
-    larger[:, :, :kept] = buffer.narrow(2, used - kept, kept)
+def with_room(buffers: tuple[Tensor, Tensor], used: int, kept: int, capacity: int) -> Tensor:
+    """The last `kept` of the first `used` tokens, and places for more: (B, H, ..., D) -> (2, B, H, capacity, D)"""
+    batch, heads, _, channels = buffers[0].shape
+    larger = buffers[0].new_empty(2, batch, heads, capacity, channels)
+    for whole, buffer in zip(larger, buffers, strict=True):
+        whole[:, :, :kept] = buffer.narrow(2, used - kept, kept)
     return larger
+
+
+def in_one(k: Tensor, v: Tensor) -> Tensor | None:
+    """Both as one tensor of theirs, (2, B, H, T, D), if they are parts of one product, as GPT-2's are: to write it is
+    one call for two. None if they are not."""
+    apart = v.storage_offset() - k.storage_offset()
+    together = k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr() and apart > 0
+    if not together or k.shape != v.shape or k.stride() != v.stride():
+        return None
+    return k.as_strided((2, *k.shape), (apart, *k.stride()))

@@ -20,9 +20,10 @@ from minihf.inspection.families import Variant
 from minihf.inspection.pairs import make_pair
 from minihf.models import gpt2
 from minihf.nn import steady_cache
+from minihf.nn.attention import split_parts
 from minihf.nn.cache import Cache
 from minihf.nn.steady_cache import SteadyBeams, SteadyCache
-from parity_tests.fast.test_graphs import MODELS, V, make, prompts
+from parity_tests.fast.test_graphs import MODELS, SIZES, V, make, prompts
 
 ROOT = Path(__file__).parents[2]
 NEW = 48  # tokens; with room for AHEAD at a time, there are several tapes
@@ -40,9 +41,9 @@ def poisoned(monkeypatch):
     """What nobody wrote to must not be seen; by chance, an earlier run might have left the right numbers there."""
     with_room = steady_cache.with_room
 
-    def with_poison(buffer, used, kept, capacity):
-        larger = with_room(buffer, used, kept, capacity)
-        larger[:, :, kept:] = torch.nan
+    def with_poison(buffers, used, kept, capacity):
+        larger = with_room(buffers, used, kept, capacity)
+        larger[..., kept:, :] = torch.nan
         return larger
 
     monkeypatch.setattr(steady_cache, "with_room", with_poison)
@@ -445,9 +446,26 @@ def test_who_asks_for_values_is_not_recorded(function):
         assert Steady(function).check() == 0
 
 
+def test_keys_and_values_of_one_product_are_written_in_one_call(monkeypatch):
+    product = torch.arange(72.0).view(2, 1, 36)
+    _, k, v = split_parts(product, 3, 4)
+    assert torch.equal(steady_cache.in_one(k, v), torch.stack([k, v]))
+    other = k.clone(), v, v[:1], v.transpose(1, 3)
+    for a, b in ((v, k), (k, k), *((k, x) for x in other if x is not v), (other[0], v)):
+        assert steady_cache.in_one(a, b) is None
+
+    writes = []
+    again = tapes.again
+    monkeypatch.setattr(tapes, "again", lambda calls: writes.append(str(calls).count("index_copy_")) or again(calls))
+    for name, each in (("gpt2", 1), ("llama", 2)):
+        writes.clear()
+        same(make(name))
+        assert set(writes) == {each * SIZES["num_hidden_layers"]}
+
+
 # Would these tests notice? Faults planted in the tape and in its cache, each of which must show.
 
-init, opened, again = SteadyCache.__init__, SteadyCache.open, tapes.again
+init, opened, again, in_one = SteadyCache.__init__, SteadyCache.open, tapes.again, steady_cache.in_one
 
 
 def without(name):
@@ -461,8 +479,9 @@ def one_place_too_far(cache, rows=None):
 
 def blind_to_itself(cache, rows=None):
     opened(cache, rows)
-    for view, storage, stride, (batch, heads, _, channels) in cache.views:
-        view.set_(storage, view.storage_offset(), (batch, heads, view.size(2) - 1, channels), stride)
+    for view, *_ in cache.views:
+        batch, heads, tokens, channels = view.shape
+        view.set_(view.untyped_storage(), view.storage_offset(), (batch, heads, tokens - 1, channels), view.stride())
 
 
 def as_when_it_was_recorded(cache, rows=None):
@@ -478,6 +497,11 @@ def padding_seen(cache, prompt, mask, position, room):
 
 def padding_counted(cache, prompt, mask, position, room):
     init(cache, prompt, mask, torch.full_like(position, prompt.length), room)
+
+
+def values_first(k, v):
+    both = in_one(k, v)
+    return both if both is None else both.flip(0)
 
 
 def never_refilled(old, call):
@@ -505,6 +529,12 @@ def test_a_fault_shows(model, where, name, fault, monkeypatch):
     monkeypatch.setattr(where, name, fault)
     with pytest.raises((AssertionError, IndexError, RuntimeError)):
         same(made)
+
+
+def test_a_fault_of_what_is_written_in_one_call_shows(monkeypatch):
+    monkeypatch.setattr(steady_cache, "in_one", values_first)
+    with pytest.raises(AssertionError):
+        same(make("gpt2"))
 
 
 beams_opened = SteadyBeams.open
