@@ -7,6 +7,7 @@ look back at the text), `forcing` (what must come, and what must not), `truncati
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import update_wrapper
 
 import torch
 from torch import Tensor
@@ -106,12 +107,29 @@ def processors_for(
     if config.begin_suppress_tokens is not None:
         begin = prompt if prompt > 1 or config.forced_bos_token_id is None else prompt + 1
         made.append(forcing.suppressed(config.begin_suppress_tokens, device, at=begin))
-    made += own
+    made += map(answering, own)
     if config.do_sample:
         made += truncations.truncations(config, keep=1 if beams == 1 else max(len(ends), 1) + 1)
     if config.renormalize_logits:
         made.append(renormalized)
     return [process for process in made if process is not None]
+
+
+def answering(process: Processor) -> Processor:
+    """The caller's, which may have forgotten to return."""
+
+    def asked(ids: Tensor, scores: Tensor) -> Tensor:
+        answer = process(ids, scores)
+        shape = answer.shape if isinstance(answer, Tensor) else None
+        if shape != scores.shape:
+            came = f"a {type(answer).__name__}" if shape is None else f"shape {tuple(shape)}"
+            raise ValueError(
+                f"a logits_processor answered with {came}, expected the scores of all rows, {tuple(scores.shape)}"
+            )
+        return answer
+
+    named = process if hasattr(process, "__qualname__") else type(process)
+    return update_wrapper(asked, named, updated=())
 
 
 def renormalized(ids: Tensor, logits: Tensor) -> Tensor:

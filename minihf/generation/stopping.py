@@ -117,6 +117,8 @@ def same(a: str, b: str) -> int:
 def by_caller(rule: Callable, scores: list[Tensor] | None) -> StopRule:
     def asked(ids: Tensor) -> Tensor:
         done = rule(ids, None if scores is None else tuple(scores))
+        if done is None:
+            raise ValueError("a stopping criterion answered None: it returns a bool, or one for each row")
         done = torch.as_tensor(done, dtype=torch.bool, device=ids.device)
         if done.dim() > 0 and done.shape != ids.shape[:1]:
             raise ValueError(

@@ -19,6 +19,7 @@ from minihf.generation.generate import generate, stream
 from minihf.generation.outputs import compute_transition_scores
 from minihf.models.config import Config, as_dtype
 from minihf.models.loading import load_pretrained
+from minihf.models.misfits import explained
 from minihf.models.recompute import is_recomputing, keep_activations, recompute_layers
 from minihf.models.recording import modules_at, recording
 from minihf.models.vocabulary import check_fits, resize
@@ -159,34 +160,17 @@ class Model(PushToHubMixin, nn.Module):
                 output = forward(*args, **kwargs)
             for kind, tensors in recorded.items():
                 setattr(output, kind, tensors)
-        except IndexError as error:
-            if "out of range in self" not in str(error):  # PyTorch's words for an id that its embedding does not have
+        except (IndexError, RuntimeError, TypeError, AttributeError) as error:
+            better = explained(error, self, args, kwargs)
+            if better is None:
                 raise
-            raise self.explain() from error
-        except RuntimeError as error:
-            if self.is_part or self.device.type != "meta":
-                raise
-            raise RuntimeError(
-                "the model is on the meta device, where tensors have shapes and no values (device_map='meta'). What "
-                f"depends on shapes alone runs there; this does not: {error}"
-            ) from error
+            raise better from error
         as_tuple = return_dict is False or (return_dict is None and not (self.is_part or self.config.return_dict))
         return output.to_tuple() if as_tuple else output
 
     def choose(self, asked: bool | None, name: str) -> bool:
         """What the call asks for, else what the config says; a part of a model only what it is asked."""
         return (getattr(self.config, name) and not self.is_part) if asked is None else asked
-
-    def explain(self) -> IndexError:
-        """An embedding's own message does not say which table was too small."""
-        tables = ", ".join(
-            f"{name} has {module.num_embeddings} rows"
-            for name, module in self.named_modules()
-            if isinstance(module, nn.Embedding)
-        )
-        return IndexError(
-            f"an id is outside its table ({tables}). Does the tokenizer belong to this model, with no token added?"
-        )
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor | Output:
         """Continue a text, token by token: `minihf.generation.generate`, with its arguments."""

@@ -117,6 +117,9 @@ def span_loss(start: Tensor, end: Tensor, start_positions: Tensor | None, end_po
     if start_positions is None or end_positions is None:
         return None
     tokens = start.shape[-1]
+    for name, places in (("start_positions", start_positions), ("end_positions", end_positions)):
+        if places.numel() != len(start):
+            raise ValueError(f"{name} has shape {tuple(places.shape)}, expected one for each text, ({len(start)},)")
     firsts, lasts = (p.view(-1).to(start.device, torch.long).clamp(0, tokens) for p in (start_positions, end_positions))
     losses = [F.cross_entropy(upcast(x), p, ignore_index=tokens) for x, p in ((start, firsts), (end, lasts))]
     return (losses[0] + losses[1]) / 2

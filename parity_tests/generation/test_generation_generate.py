@@ -553,6 +553,26 @@ def test_token_types_are_continued(pairs):
 # What is refused
 
 
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}, {"do_sample": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"logits_processor": [lambda ids, scores: None]}, "a logits_processor answered with a NoneType, expected"),
+        ({"logits_processor": [lambda ids, scores: scores[:, :3]]}, r"logits_processor answered with shape \(.*, 3\)"),
+        ({"stopping_criteria": [lambda ids, scores: None]}, "a stopping criterion answered None"),
+        ({"prefix_allowed_tokens_fn": lambda text, ids: None}, "prefix_allowed_tokens_fn allows no token for text 0"),
+    ],
+)
+def test_callers_who_forget_to_answer(settings, told, more, pairs):
+    with pytest.raises(ValueError, match=told):
+        pairs["gpt2"][0].generate(prompts(2)[0], max_new_tokens=2, **settings, **more)
+
+
+def test_one_cache_is_enough(pairs):
+    with pytest.raises(ValueError, match="cache_implementation='static' makes a cache, and past_key_values came"):
+        pairs["gpt2"][0].generate(prompts(2)[0], cache_implementation="static", past_key_values=Cache())
+
+
 @pytest.mark.parametrize(
     "settings, told",
     [
