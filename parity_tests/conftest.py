@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 
 import pytest
 
@@ -17,7 +18,8 @@ os.environ |= {
 }
 HF_HOME = os.environ["HF_HOME"]
 
-import parity_tests.elsewhere  # noqa: E402, F401  autograd makes a thread for each device, at its first backward alone
+with suppress(ImportError):  # an older PyTorch
+    import parity_tests.elsewhere  # noqa: F401  before the first backward, at which autograd sees what devices there are
 
 
 def pytest_configure(config: pytest.Config) -> None:

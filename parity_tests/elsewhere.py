@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+if not hasattr(torch._C, "_acc"):
+    raise ImportError(f"a device without C++ takes a newer PyTorch than {torch.__version__}")
 torch.utils.rename_privateuse1_backend("elsewhere")
 DEVICE = torch.device("elsewhere:0")
 # What gives a value, or a shape that depends on values. (And whatever goes to the CPU: see `answer`.)

@@ -17,9 +17,10 @@ from minihf.inspection.pairs import heads_of
 from minihf.models.architectures import class_for
 from minihf.nn import masks
 from minihf.training import adamw
-from parity_tests.elsewhere import DEVICE, Elsewhere, Watch
 from parity_tests.fast.test_graphs import make, prompts
 
+elsewhere = pytest.importorskip("parity_tests.elsewhere", exc_type=ImportError)
+DEVICE, Elsewhere, Watch = elsewhere.DEVICE, elsewhere.Elsewhere, elsewhere.Watch
 HEADS = [(model_type, name) for model_type in FAMILIES for name in heads_of(model_type)]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64 has 16 digits; without the CPU's own ways, sums go in another order
 

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset as TorchDataset
 from minihf import AutoModel, AutoTokenizer, BertForSequenceClassification, pipeline
 from minihf.cli import main
 from minihf.pipelines.inputs import as_device
-from parity_tests.elsewhere import DEVICE, Watch
 from parity_tests.pipelines.agreement import differences
 from parity_tests.pipelines.checkpoints import LONG, TEXTS
 
@@ -61,17 +60,6 @@ def test_an_answer_does_not_depend_on_the_texts_beside_it(checkpoint, task):
     pipe.model.set_attn_implementation("eager")  # padded: the wish is kept, and the answers are the same
     assert differences(pipe(texts, **options), alone) == []
     assert pipe.model.config.attn_implementation == "eager"
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_batch_on_another_device_gives_the_same_and_is_fetched_at_once(checkpoint, task):
-    name, texts, options = TASKS[task]
-    expected = pipeline(task, checkpoint(name), device="cpu")(texts, **options)
-    with Watch() as watch:
-        pipe = pipeline(task, checkpoint(name), device=DEVICE)
-        watch.questions.clear()
-        assert differences(pipe(texts, batch_size=64, **options), expected) == []
-    assert watch.questions.total() < len(texts), watch.questions
 
 
 def test_inputs_of_every_make(classify):
