@@ -16,12 +16,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+if torch.cuda.is_available():
+    raise ImportError("PyTorch knows one accelerator at a time, and this machine has a GPU")
 if not hasattr(torch._C, "_acc"):
     raise ImportError(f"a device without C++ takes a newer PyTorch than {torch.__version__}")
 torch.utils.rename_privateuse1_backend("elsewhere")
 DEVICE = torch.device("elsewhere:0")
 # What gives a value, or a shape that depends on values. (And whatever goes to the CPU: see `answer`.)
-QUESTIONS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount", "_unique2"}
+QUESTIONS = {"_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "bincount"}
+QUESTIONS |= {"_unique2", "unique_dim", "unique_consecutive"}
+QUESTIONS |= {"repeat_interleave.Tensor", "repeat_interleave.self_Tensor"}
 
 
 class Nowhere:
@@ -85,8 +89,13 @@ class Watch(TorchDispatchMode):
     last: "Watch | None" = None
 
     def __enter__(self) -> "Watch":
-        Watch.last, self.questions = self, Counter()
+        self.questions: Counter[str] = Counter()
+        self.outer, Watch.last = Watch.last, self
         return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        Watch.last = self.outer
+        return super().__exit__(*raised)
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         return answer(operator, args, kwargs or {})
@@ -113,7 +122,7 @@ def answer(operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     else:
         stays = isinstance(args[0], Elsewhere) if name == "copy_" else bool(wrapped)
     by_mask = name.startswith("index") and any(isinstance(x, Elsewhere) and x.dtype == torch.bool for x in given[1:])
-    if wrapped and (not stays or name in QUESTIONS or by_mask):
+    if wrapped and (not stays or by_mask or QUESTIONS & {name, f"{name}.{operator._overloadname}"}):
         Watch.asked(name)
 
     def unwrapped(x: Any) -> Any:

@@ -103,10 +103,15 @@ def is_ours(model: nn.Module) -> bool:
     What an adapter's layers add, or anybody else's, may change unseen; so may a forward put in the place of a class's,
     and what is behind a tensor of somebody's class.
     """
+    plain = all(type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided for x in tensors_of(model))
+    return plain and has_our_classes(model)
+
+
+def has_our_classes(model: nn.Module) -> bool:
+    """And the forwards that they came with."""
     own = ("minihf.models.", "minihf.nn.", "torch.nn.modules.")
     kinds = {type(module) for module in modules_of(model)}
-    ours = all(kind.__module__.startswith(own) and kind.forward.__module__.startswith(own) for kind in kinds)
-    return ours and all(type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided for x in tensors_of(model))
+    return all(kind.__module__.startswith(own) and kind.forward.__module__.startswith(own) for kind in kinds)
 
 
 def grounds(model: nn.Module) -> list[Any] | None:

@@ -59,7 +59,9 @@ def allowed_only(allowed: Callable[[int, Tensor], list[int]], beams: int) -> Pro
         shut = torch.full_like(logits, -torch.inf)
         for row, text in enumerate(ids):
             tokens = allowed(row // beams, text)
-            if tokens is None or len(tokens) == 0:
+            if tokens is None:
+                raise ValueError("prefix_allowed_tokens_fn answered None: it returns the tokens that may follow")
+            if len(tokens) == 0:
                 raise ValueError(
                     f"prefix_allowed_tokens_fn allows no token for text {row // beams} after {text.tolist()}: "
                     "at an end, allow the end token"

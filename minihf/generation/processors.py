@@ -116,7 +116,7 @@ def processors_for(
 
 
 def answering(process: Processor) -> Processor:
-    """The caller's, which may have forgotten to return."""
+    """A caller's processor, whose answer is looked at: to forget the `return` is the usual mistake."""
 
     def asked(ids: Tensor, scores: Tensor) -> Tensor:
         answer = process(ids, scores)

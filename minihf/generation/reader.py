@@ -5,14 +5,15 @@ padded, token types, an encoder that is run once, prompts that are embeddings, s
 """
 
 import inspect
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from minihf.fast.graphs import has_our_classes
 from minihf.fast.prepacked import packed_linear, packs
-from minihf.nn.bare import bare, is_opaque
+from minihf.nn.bare import bare, is_heard, modules_of
 from minihf.nn.beams import BeamCache, SharedContext
 from minihf.nn.cache import Cache
 from minihf.nn.masks import encoder_mask
@@ -121,9 +122,9 @@ class Reader:
             if self.light is not self.model:
                 self.call = partial(self.light, use_cache=True)
             if self.context is not None:  # the encoder has been run
-                state, padding = output.encoder_last_hidden_state, self.context.get("attention_mask")
-                ready = encoder_mask(padding, (len(state), 1, 1, state.size(1)), dtype=state.dtype)
-                self.context = {"encoder_outputs": (state,), "attention_mask": ready}
+                state, hidden = output.encoder_last_hidden_state, self.context.get("attention_mask")
+                hidden = ready(hidden, state) if self.is_ours else hidden
+                self.context = {"encoder_outputs": (state,), "attention_mask": hidden}
         return output.logits
 
     def extended(self, tokens: int) -> Tensor | None:
@@ -134,7 +135,7 @@ class Reader:
         return self.mask if self.mask is None else self.mask[:, :tokens]
 
     def of_decoder(self, new: Tensor, mask: Tensor | None, past: int, last: int) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"attention_mask": self.told(mask, new)}
+        arguments: dict[str, Any] = {}
         if self.embeds is None or past:
             arguments["input_ids"], tokens = new, new.size(1)
         elif new.size(1):  # without a cache: embeddings first, then ids
@@ -142,6 +143,7 @@ class Reader:
             tokens = arguments["inputs_embeds"].size(1)
         else:
             arguments["inputs_embeds"], tokens = self.embeds, self.before
+        arguments["attention_mask"] = self.told(mask, tokens)
         if self.keeps:
             arguments["logits_to_keep"] = last
         if self.token_type_ids is not None:
@@ -171,13 +173,18 @@ class Reader:
         return more
 
     def of_both(self, new: Tensor, mask: Tensor | None) -> dict[str, Any]:
-        mask = self.cache if isinstance(self.cache, BeamCache) else self.told(mask, new)
+        mask = self.cache if isinstance(self.cache, BeamCache) else self.told(mask, new.size(1))
         return {**self.context, "decoder_input_ids": new, "decoder_attention_mask": mask}
 
-    def told(self, mask: Tensor | None, new: Tensor) -> Tensor | None:
-        """Of one token, the mask that a model of ours would make, who asks at each whether any is padding: on a GPU, a
-        wait."""
-        return mask if mask is None or new.size(1) > 1 or is_opaque(self.model) else mask.bool()[:, None, None, :]
+    def told(self, mask: Tensor | None, tokens: int) -> Tensor | None:
+        """For one token, the mask in the form that our models make of it, (B, 1, 1, K): given (B, K), they would ask at
+        each whether any is padding, and a GPU would have to be waited for."""
+        return mask if mask is None or tokens != 1 or not self.is_ours else mask.bool()[:, None, None, :]
+
+    @cached_property
+    def is_ours(self) -> bool:
+        """Nobody else sees what its modules are given."""
+        return has_our_classes(self.model) and not any(map(is_heard, modules_of(self.model)))
 
     def multiply(self) -> None:
         """From one row a text to `copies` rows."""
@@ -191,10 +198,15 @@ class Reader:
         if self.context is not None:
             (state,), hidden = self.context.values()
             if shared:
-                hidden = SharedContext(hidden, self.copies)
+                hidden = SharedContext(ready(hidden, state), self.copies)
             else:
                 state, hidden = state.index_select(0, rows), hidden if hidden is None else hidden.index_select(0, rows)
             self.context = {"encoder_outputs": (state,), "attention_mask": hidden}
         self.mask, self.token_type_ids, self.embeds = (
             x if x is None else x.index_select(0, rows) for x in (self.mask, self.token_type_ids, self.embeds)
         )
+
+
+def ready(mask: Tensor | None, state: Tensor) -> Tensor | None:
+    """The mask of what an encoder gave, (B, S, C), as a decoder's layers take it: does it hide anything?."""
+    return encoder_mask(mask, (len(state), 1, 1, state.size(1)), dtype=state.dtype)

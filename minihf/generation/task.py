@@ -112,11 +112,6 @@ def prepare(
                 f"max_cache_len={config.max_cache_len}, and a StaticCache of {static.tokens} came: pass one of them"
             )
     elif config.cache_implementation == "static":
-        if past_key_values is not None:
-            raise ValueError(
-                "cache_implementation='static' makes a cache, and past_key_values came: pass one of them, or a "
-                "StaticCache, which is both"
-            )
         static = StaticCache(config.max_cache_len)
     else:
         static = None

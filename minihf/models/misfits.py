@@ -1,6 +1,7 @@
 """Why a call failed, in words. What PyTorch says of a batch that does not fit names none of its arguments.
 
-It is asked after the failure: a call that goes well pays nothing.
+It is asked after the failure: a call that goes well pays nothing. Whatever else may have failed keeps its own words:
+only what PyTorch says of sizes, of the numbers in an index, and of what is no tensor, is looked into.
 """
 
 import inspect
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TENSORS = ("_ids", "_embeds", "labels", "_label", "_positions")  # arguments that end so
-OF_A_TEXT = ("labels", "decoder_input_ids", "decoder_inputs_embeds", "start_positions", "end_positions")
+OF_TOKENS = ("token_type_ids", "position_ids")
+SIZES = ("must match", "cannot be multiplied", "input with shape", "invalid for input of size", "expanded size")
+INDICES = "'indices' to have one of the following scalar types"
 
 
 def explained(error: Exception, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Exception | None:
@@ -25,10 +27,17 @@ def explained(error: Exception, model: nn.Module, args: tuple, kwargs: dict[str,
             f"depends on shapes alone runs there; this does not: {error}"
         )
     try:
-        arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+        given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     except TypeError:  # which says itself what is wrong
         return None
-    return misfit(arguments, model.get_input_embeddings().embedding_dim)
+    given = {name: x for name, x in given.items() if x is not None}
+    if not isinstance(error, RuntimeError):
+        return no_tensor(given, str(error))
+    if type(error) is RuntimeError and INDICES in str(error):
+        return no_indices(given)
+    if type(error) is RuntimeError and any(words in str(error) for words in SIZES):
+        return misfit(given, getattr(model.get_input_embeddings(), "embedding_dim", None))
+    return None
 
 
 def outside(model: nn.Module) -> IndexError:
@@ -43,44 +52,45 @@ def outside(model: nn.Module) -> IndexError:
     )
 
 
-def misfit(arguments: dict[str, Any], width: int) -> Exception | None:
-    """The first argument that is no tensor, or does not go with the ids.
-
-    Args:
-        width: of an embedding.
-    """
-    given = {name: x for name, x in arguments.items() if x is not None}
-    for name, x in given.items():
-        if name.endswith(TENSORS) and not isinstance(x, Tensor):
+def no_tensor(given: dict[str, Any], words: str) -> TypeError | None:
+    """A list came, or an array, and something asked it for what tensors have."""
+    for name in ("input_ids", "decoder_input_ids", *OF_TOKENS, "labels", "start_positions", "end_positions"):
+        kind = type(given.get(name)).__name__
+        if name in given and not isinstance(given[name], Tensor) and kind in words:
             return TypeError(
-                f"{name} is a {type(x).__name__}, expected a tensor: torch.tensor(...) makes one, and "
-                "tokenizer(text, return_tensors='pt') all that a model reads"
+                f"{name} is a {kind}, expected a tensor: torch.tensor(...) makes one, and tokenizer(text, "
+                "return_tensors='pt') all that a model reads"
             )
-    for side in ("", "decoder_"):
-        embeds = given.get(side + "inputs_embeds")
-        if embeds is not None and embeds.shape[-1] != width:
-            return ValueError(
-                f"{side}inputs_embeds has shape {tuple(embeds.shape)}, expected {width} channels, as the model's "
-                "embeddings have"
-            )
-        ids = given.get(side + "input_ids", None if embeds is None else embeds[..., 0])
-        if ids is None:
-            continue
-        for name in (side + "token_type_ids", side + "position_ids"):
-            if name in given and (wrong := beside(name, given[name], ids)) is not None:
-                return wrong
-    texts = given.get("input_ids", given.get("inputs_embeds"))
-    for name in OF_A_TEXT:
-        if texts is not None and name in given and given[name].shape[:1] != texts.shape[:1]:
-            return ValueError(f"{name} has shape {tuple(given[name].shape)}, for a batch of {len(texts)} texts")
     return None
 
 
-def beside(name: str, x: Tensor, ids: Tensor) -> ValueError | None:
-    """What is told of each token: whole numbers, (B, T) or (1, T) or (T,) for ids (B, T)."""
-    if x.dtype not in (torch.int64, torch.int32):
-        return ValueError(f"{name} is {x.dtype}, expected int64")
-    rows = all(own in (1, there) for own, there in zip(x.shape[::-1][1:], ids.shape[::-1][1:], strict=False))
-    if x.dim() == 0 or x.shape[-1] != ids.shape[-1] or not rows:
-        return ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(ids.shape)}: one for each token")
+def no_indices(given: dict[str, Any]) -> ValueError | None:
+    for name in OF_TOKENS:
+        if name in given and given[name].dtype not in (torch.int64, torch.int32):
+            return ValueError(f"{name} is {given[name].dtype}, expected int64")
+    return None
+
+
+def misfit(given: dict[str, Any], width: int | None) -> ValueError | None:
+    """The first argument that does not go with the ids.
+
+    Args:
+        width: of an embedding, where it is known.
+    """
+    for side in ("", "decoder_"):
+        name, embeds = side + "inputs_embeds", given.get(side + "inputs_embeds")
+        if embeds is not None and width is not None and embeds.shape[-1] != width:
+            shape = tuple(embeds.shape)
+            return ValueError(f"{name} has shape {shape}, expected {width} channels, as the model's embeddings have")
+    ids = given.get("input_ids", given["inputs_embeds"][..., 0] if "inputs_embeds" in given else None)
+    if ids is None:
+        return None
+    for name in OF_TOKENS:
+        shape = tuple(given[name].shape) if name in given else (1,)
+        if any(own not in (1, there) for own, there in zip(shape[::-1], ids.shape[::-1], strict=False)):
+            return ValueError(f"{name} has shape {shape}, expected {tuple(ids.shape)}: one for each token")
+    for name in ("decoder_input_ids", "labels"):
+        rows = given[name].shape[:1] if name in given and "encoder_outputs" not in given else ids.shape[:1]
+        if given.get(name, ids).dim() == 2 and rows != ids.shape[:1]:
+            return ValueError(f"{name} has shape {tuple(given[name].shape)}, for a batch of {len(ids)} texts")
     return None

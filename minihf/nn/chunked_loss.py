@@ -110,8 +110,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 "minihf.nn.losses.cross_entropy"
             )
         # Not in place: with retain_graph=True they are asked for again. In low precision they are taken down only now,
-        # when a loss scale has made them large enough. (Whether it is 1, a GPU would have to be waited for.)
-        same = grad.device.type == "cpu" and grad.item() == 1
+        # when a loss scale has made them large enough. Else they are handed on: a GPU is waited for to know, since dw
+        # twice takes more memory than all else here.
+        same = grad.item() == 1
         gradients = (g if g is None or same else g * grad for g in ctx.saved_tensors)
         return *(g if g is None else g.to(ctx.dtype) for g in gradients), None, None, None, None
 

@@ -54,8 +54,8 @@ def next_tokens(labels: Tensor | None) -> Tensor | None:
 
 
 def counted(labels: Tensor) -> Tensor:
-    """The places of the labels that count, in one row: (...) -> (N,). For how many there are, a GPU must be waited for,
-    as each index by a mask does."""
+    """The places of the labels that count, in one row: (...) -> (N,). A GPU is asked once how many these are, and by an
+    index with a mask each time."""
     return labels.flatten().ne(IGNORED).nonzero().squeeze(1)
 
 

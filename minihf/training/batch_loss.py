@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minihf.nn.losses import counted, next_tokens, upcast
+from minihf.nn.losses import check_labels, counted, next_tokens, upcast
 from minihf.nn.output import Output
 from minihf.training.facts import COUNT, ModelFacts
 from minihf.training.metrics import nested
@@ -88,6 +88,7 @@ def smoothed_loss(
         num_items_in_batch: divide the sum by this instead of by the number of labels.
     """
     labels = next_tokens(labels) if shifted else labels
+    check_labels(logits.shape[:-1], labels)
     places = counted(labels)
     log_p = F.log_softmax(upcast(logits).flatten(0, -2)[places], dim=-1)  # (N, V)
     nll = -log_p.gather(-1, labels.flatten()[places, None]).sum()

@@ -16,7 +16,9 @@ from minihf.models.auto import AutoModelForCausalLM
 from minihf.models.bert import BertConfig, BertForMaskedLM, BertLMHeadModel
 from minihf.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 from minihf.models.llama import LlamaConfig, LlamaForCausalLM
+from minihf.models.t5 import T5Config, T5ForConditionalGeneration
 from minihf.nn.cache import Cache
+from parity_tests.fast import test_graphs as tiny
 
 V, LIMIT = 61, 48
 SIZES = {"hidden_size": 20, "num_hidden_layers": 3, "num_attention_heads": 5, "max_position_embeddings": LIMIT}
@@ -560,17 +562,12 @@ def test_token_types_are_continued(pairs):
         ({"logits_processor": [lambda ids, scores: None]}, "a logits_processor answered with a NoneType, expected"),
         ({"logits_processor": [lambda ids, scores: scores[:, :3]]}, r"logits_processor answered with shape \(.*, 3\)"),
         ({"stopping_criteria": [lambda ids, scores: None]}, "a stopping criterion answered None"),
-        ({"prefix_allowed_tokens_fn": lambda text, ids: None}, "prefix_allowed_tokens_fn allows no token for text 0"),
+        ({"prefix_allowed_tokens_fn": lambda text, ids: None}, "prefix_allowed_tokens_fn answered None"),
     ],
 )
 def test_callers_who_forget_to_answer(settings, told, more, pairs):
     with pytest.raises(ValueError, match=told):
         pairs["gpt2"][0].generate(prompts(2)[0], max_new_tokens=2, **settings, **more)
-
-
-def test_one_cache_is_enough(pairs):
-    with pytest.raises(ValueError, match="cache_implementation='static' makes a cache, and past_key_values came"):
-        pairs["gpt2"][0].generate(prompts(2)[0], cache_implementation="static", past_key_values=Cache())
 
 
 @pytest.mark.parametrize(
@@ -720,3 +717,58 @@ def test_a_model_without_a_language_head_cannot_write():
         told = rf"{type(model).__name__} has no language model head.*AutoModelForCausalLM"
         with pytest.raises(TypeError, match=told):
             model.generate(torch.ones(1, 3, dtype=torch.long))
+
+
+EMBEDDED = {
+    "greedy": {},
+    "no cache": {"use_cache": False},
+    "drawn": {"do_sample": True, "num_return_sequences": 2},
+    "beams": {"num_beams": 3},
+    "drawn without a cache": {"do_sample": True, "use_cache": False},
+    "static": {"cache_implementation": "static"},
+    "contrastive": {"penalty_alpha": 0.6, "top_k": 4},
+    "a tape": {"max_new_tokens": 40},
+    "told all": {"output_hidden_states": True, "return_dict_in_generate": True},
+}
+
+
+@pytest.mark.parametrize("length", [1, 6])
+@pytest.mark.parametrize("way", EMBEDDED)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral"])
+def test_padded_embeddings_say_what_their_ids_say(name, way, length):
+    model, given = tiny.make(name), tiny.prompts(tokens=length)
+    if length == 1:
+        given["attention_mask"] = torch.tensor([[1], [0], [1]])
+    embeds = model.get_input_embeddings()(given["inputs"]).detach()
+    settings = {"max_new_tokens": 7, "pad_token_id": 0, "attention_mask": given["attention_mask"], **EMBEDDED[way]}
+
+    def written(**prompt):
+        torch.manual_seed(5)
+        out = model.generate(**prompt, **settings)
+        return getattr(out, "sequences", out)
+
+    assert torch.equal(written(inputs_embeds=embeds), written(inputs=given["inputs"])[:, length:])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_who_listens_or_is_not_ours_is_told_of_padding_as_it_was_given(kind):
+    """Our own models are given masks that are ready, (B, 1, 1, K), for what they would ask of (B, K) at each step."""
+    if kind == "gpt2":
+        model, given = tiny.make(), tiny.prompts()
+        part = model.transformer
+    else:
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 1, "num_heads": 2, "vocab_size": tiny.V}
+        model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).eval()
+        given, part = tiny.prompts(), model
+    shapes = []
+
+    def hear(module, args, kwargs):
+        shapes.append((args[2] if kind == "gpt2" else kwargs["attention_mask"]).dim())
+
+    part.register_forward_pre_hook(hear, with_kwargs=True)
+    settings = {**given, "max_new_tokens": 5, "pad_token_id": 0, "eos_token_id": None}
+    out = model.generate(**settings)
+    assert shapes == 5 * [2]
+    part._forward_pre_hooks.clear()
+    part._forward_pre_hooks_with_kwargs.clear()
+    assert torch.equal(model.generate(**settings), out)

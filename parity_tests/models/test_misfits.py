@@ -50,15 +50,18 @@ def test_embeddings_of_another_width(name):
         make(name)(inputs_embeds=torch.randn(2, 7, 16), **({"labels": IDS} if name == T5 else {}))
 
 
-def test_what_fits_in_another_shape_is_taken():
-    model = make(BERT)
-    expected = model(IDS, position_ids=torch.arange(7).expand(2, 7)).logits
-    for positions in (torch.arange(7), torch.arange(7)[None]):
-        assert torch.equal(model(IDS, position_ids=positions).logits, expected)
+FINE = [
+    {},
+    {"position_ids": torch.arange(7)},
+    {"labels": torch.tensor([[0], [1]])},
+    {"input_ids": IDS[:1], "labels": torch.tensor(1)},
+    {"inputs_embeds": torch.randn(2, 7, 32), "input_ids": None},
+]
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, TypeError, AttributeError, IndexError])
-def test_an_error_of_somebody_elses_stays_what_it_is(kind):
+@pytest.mark.parametrize("batch", FINE, ids=lambda batch: "+".join(batch))
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, AttributeError, IndexError, torch.OutOfMemoryError])
+def test_an_error_of_somebody_elses_stays_what_it_is(kind, batch):
     model = make(BERT)
 
     def fail(module, args):
@@ -66,5 +69,45 @@ def test_an_error_of_somebody_elses_stays_what_it_is(kind):
 
     model.classifier.register_forward_pre_hook(fail)
     with pytest.raises(kind, match=r"^mine$") as caught:
-        model(IDS)
+        model(**{"input_ids": IDS, **batch})
     assert caught.value.__cause__ is None
+
+
+def test_flat_labels_and_positions_between_two_do_not_explain_what_else_fails():
+    llama = minihf.LlamaForCausalLM(minihf.LlamaConfig(**SIZES))
+
+    def fail(module, args):
+        raise RuntimeError("The size of tensor a (7) must match the size of tensor b (5)")
+
+    for batch in ({"labels": IDS.flatten()}, {"position_ids": torch.arange(7.0)[None] / 2}):
+        llama(IDS, **batch)
+        handle = llama.model.norm.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="tensor a"):
+            llama(IDS, **batch)
+        handle.remove()
+
+
+def test_an_embedding_of_somebody_elses_has_no_width():
+    model = make(BERT)
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, ids):
+            return self.inner(ids)
+
+    model.bert.embeddings.word_embeddings = Wrapped(model.get_input_embeddings())
+    with pytest.raises(ValueError, match="token_type_ids has shape"):
+        model(IDS, token_type_ids=LONG)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        model(inputs_embeds=torch.randn(2, 7, 16))
+
+
+def test_what_the_encoder_gave_is_the_batch():
+    model = make(T5)
+    state = torch.randn(2, 7, 32)
+    model.decoder.final_layer_norm.register_forward_pre_hook(lambda module, args: torch.randn(2) + torch.randn(3))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        model(IDS[:1], encoder_outputs=(state,), decoder_input_ids=IDS)

@@ -67,13 +67,14 @@ def test_without_gradients_it_makes_none(monkeypatch):
     assert not loss.requires_grad
 
 
-def test_backward_twice_adds_up_as_for_any_loss():
+@pytest.mark.parametrize("factor", [1, 3])
+def test_backward_twice_adds_up_as_for_any_loss(factor):
     given, labels = inputs()
-    loss = chunked_cross_entropy(*given, labels, chunk=1)
+    loss = factor * chunked_cross_entropy(*given, labels, chunk=1)
     loss.backward(retain_graph=True)
     loss.backward()
     for t, expected in zip(given, gradients(plain(given, labels), given), strict=True):
-        torch.testing.assert_close(t.grad, 2 * expected, **EXACT)
+        torch.testing.assert_close(t.grad, 2 * factor * expected, **EXACT)
 
 
 def test_a_second_derivative_is_refused():
