@@ -108,7 +108,7 @@ def is_ours(model: nn.Module) -> bool:
 
 
 def has_our_classes(model: nn.Module) -> bool:
-    """And the forwards that they came with."""
+    """Whether all, and the forwards that they have, are minihf's or PyTorch's."""
     own = ("minihf.models.", "minihf.nn.", "torch.nn.modules.")
     kinds = {type(module) for module in modules_of(model)}
     return all(kind.__module__.startswith(own) and kind.forward.__module__.startswith(own) for kind in kinds)
