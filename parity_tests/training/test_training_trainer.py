@@ -31,6 +31,7 @@ from minihf import (
     get_peft_model,
     train_steps,
 )
+from minihf.training.batch_loss import smoothed_loss
 from minihf.training.callbacks import EVENTS
 
 SIZES = {"vocab_size": 61, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
@@ -248,6 +249,12 @@ def test_label_smoothing(tmp_path):
     with torch.no_grad():
         expected = F.cross_entropy(model(batch["input_ids"]).logits, batch["labels"], label_smoothing=0.3)
     assert made.evaluate()["eval_loss"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 5)])
+def test_smoothing_refuses_labels_that_do_not_lie_on_the_logits(shape):
+    with pytest.raises(ValueError, match=r"labels have shape .*, expected one for each of the logits \(2, 5\)"):
+        smoothed_loss(torch.randn(2, 5, 7), torch.zeros(shape, dtype=torch.long), 0.1)
 
 
 def test_a_loss_that_is_no_number_does_not_spoil_the_log(tmp_path):
