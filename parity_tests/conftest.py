@@ -18,7 +18,7 @@ os.environ |= {
 }
 HF_HOME = os.environ["HF_HOME"]
 
-with suppress(ImportError):  # an older PyTorch
+with suppress(ImportError):  # an older PyTorch, or a GPU
     import parity_tests.elsewhere  # noqa: F401  before the first backward, at which autograd sees what devices there are
 
 

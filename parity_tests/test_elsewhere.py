@@ -3,6 +3,7 @@
 No GPU is needed: see `elsewhere.py`. What only a GPU can show is in `test_cuda.py`.
 """
 
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -115,52 +116,44 @@ def written(model: nn.Module, given: dict, more: dict) -> torch.Tensor:
     return out if isinstance(out, torch.Tensor) else out.sequences
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral"])
-def test_texts_are_written_with_a_question_a_token(name, mode, padded):
-    model, given, (more, each) = make(name), prompts(padded=padded), MODES[mode]
+def questions_of_the_same(model: nn.Module, given: dict, more: dict) -> Counter[str]:
+    """What the device is asked for, while the model writes there what it writes here."""
     expected = written(model, given, more)
     with Watch() as watch:
         moved(model)
         given = {k: x.to(DEVICE) for k, x in given.items()}
+        more = {k: moved(x) if isinstance(x, nn.Module) else x for k, x in more.items()}
         watch.questions.clear()
         assert torch.equal(written(model, given, more).here, expected)
-    assert watch.questions.total() <= AT_FIRST + each * TOKENS, watch.questions
+    return watch.questions
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["", "padded"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral"])
+def test_texts_are_written_with_a_question_a_token(name, mode, padded):
+    more, each = MODES[mode]
+    questions = questions_of_the_same(make(name), prompts(padded=padded), more)
+    assert questions.total() <= AT_FIRST + each * TOKENS, questions
 
 
 @pytest.mark.parametrize("mode", [*UNCOUNTED, *ONE_TEXT])
 def test_the_other_ways_to_write(mode):
-    model, given, more = make(), prompts(), (UNCOUNTED | ONE_TEXT)[mode]
-    if mode in ONE_TEXT:
-        given = {k: x[:1] for k, x in given.items()}
     draft = {"assistant_model": make(num_hidden_layers=1)} if mode == "assisted" else {}
-    expected = written(model, given, more | draft)
-    with Watch():
-        moved(model)
-        draft = {k: moved(x) for k, x in draft.items()}
-        given = {k: x.to(DEVICE) for k, x in given.items()}
-        assert torch.equal(written(model, given, more | draft).here, expected)
+    given = {k: x[:1] if mode in ONE_TEXT else x for k, x in prompts().items()}
+    questions_of_the_same(make(), given, (UNCOUNTED | ONE_TEXT)[mode] | draft)
 
 
 @pytest.mark.parametrize("more, each", [({}, 0), ({"eos_token_id": 9}, 1), ({"num_beams": 3}, 1)], ids=str)
 @pytest.mark.parametrize("model_type", ENCODER_DECODERS)
 def test_an_encoders_padding_is_asked_for_once(model_type, more, each):
-    model, task = head(model_type, heads_by_task(model_type)["ForSeq2SeqLM"])
-    given = make_batch(model, task, "right")
-    given = {"inputs": given["input_ids"], "attention_mask": given["attention_mask"]}
+    (name,) = (name for name, task in heads_of(model_type).items() if task == "ForSeq2SeqLM")
+    model, task = head(model_type, name)
+    batch = make_batch(model, task, "right")
+    given = {"inputs": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     more = {"eos_token_id": None, "pad_token_id": model.config.pad_token_id, **more}
-    expected = written(model, given, more)
-    with Watch() as watch:
-        moved(model)
-        given = {k: x.to(DEVICE) for k, x in given.items()}
-        watch.questions.clear()
-        assert torch.equal(written(model, given, more).here, expected)
-    assert watch.questions.total() <= AT_FIRST + each * TOKENS, watch.questions
-
-
-def heads_by_task(model_type: str) -> dict[str, str]:
-    return {task: name for name, task in heads_of(model_type).items()}
+    questions = questions_of_the_same(model, given, more)
+    assert questions.total() <= AT_FIRST + each * TOKENS, questions
 
 
 def test_a_tensor_made_on_the_cpu_is_found(monkeypatch):
@@ -186,7 +179,7 @@ def test_training_gives_what_it_gives_on_the_cpu(tmp_path, monkeypatch, options)
         args = TrainingArguments(folder, **steps, learning_rate=1e-2, disable_tqdm=True, report_to="none", **options)
         return Trainer(model.train(), args, train_dataset=data)
 
-    here, there = trainer(tmp_path / "here", make()), None
+    here = trainer(tmp_path / "here", make())
     here.train()
     monkeypatch.setattr(TrainingArguments, "device", DEVICE)
     monkeypatch.setattr(adamw, "FUSED", (*adamw.FUSED, DEVICE.type))

@@ -154,7 +154,7 @@ def again(calls: list[Call]) -> list[Callable[[], Any]]:
         elif nature.name == "linear" and args[0].is_contiguous():
             left.append(product(*args, into=result))
         elif nature.name == "embedding" and args[1].is_contiguous():
-            left.append(partial(torch.index_select, args[0], 0, args[1].view(-1), out=result.view(-1, result.size(-1))))
+            left.append(looked_up(*args[:2], into=result))
         elif nature.name == "roll" and len(args[1]) == len(args[2]) == 1:
             left += turned(*args, into=result)
         elif nature.name in INTO:
@@ -172,6 +172,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, into: Tens
     if bias is None:
         return partial(torch.mm, x, weight.t(), out=into)
     return partial(torch.addmm, bias, x, weight.t(), out=into)
+
+
+def looked_up(table: Tensor, ids: Tensor, *, into: Tensor) -> Callable[[], Any]:
+    """The rows, as `F.embedding` gives them, which cannot be told where to write."""
+    return partial(torch.index_select, table, 0, ids.view(-1), out=into.view(-1, into.size(-1)))
 
 
 def turned(x: Tensor, shifts: list[int], dims: list[int], into: Tensor) -> list[Callable[[], Any]]:
@@ -206,14 +211,7 @@ def tensors(values: list | tuple) -> list[Tensor]:
 
 def memory(values: list | tuple) -> set[int]:
     """The storages in which tensors lie. Packed weights have none that PyTorch knows of."""
-    found = set()
-    for value in values:
-        if isinstance(value, Tensor):
-            if value.layout == torch.strided:
-                found.add(value.untyped_storage().data_ptr())
-        elif isinstance(value, list | tuple):
-            found |= memory(value)
-    return found
+    return {x.untyped_storage().data_ptr() for x in tensors(values) if x.layout == torch.strided}
 
 
 def taped(model: nn.Module, device: torch.device, steps: int) -> bool:

@@ -123,7 +123,7 @@ class Reader:
                 self.call = partial(self.light, use_cache=True)
             if self.context is not None:  # the encoder has been run
                 state, hidden = output.encoder_last_hidden_state, self.context.get("attention_mask")
-                hidden = ready(hidden, state) if self.is_ours else hidden
+                hidden = ready(hidden, state) if self.is_unheard else hidden
                 self.context = {"encoder_outputs": (state,), "attention_mask": hidden}
         return output.logits
 
@@ -179,11 +179,11 @@ class Reader:
     def told(self, mask: Tensor | None, tokens: int) -> Tensor | None:
         """For one token, the mask in the form that our models make of it, (B, 1, 1, K): given (B, K), they would ask at
         each whether any is padding, and a GPU would have to be waited for."""
-        return mask if mask is None or tokens != 1 or not self.is_ours else mask.bool()[:, None, None, :]
+        return mask if mask is None or tokens != 1 or not self.is_unheard else mask.bool()[:, None, None, :]
 
     @cached_property
-    def is_ours(self) -> bool:
-        """Nobody else sees what its modules are given."""
+    def is_unheard(self) -> bool:
+        """The modules are our own, and nobody else hears what they are given."""
         return has_our_classes(self.model) and not any(map(is_heard, modules_of(self.model)))
 
     def multiply(self) -> None:
@@ -208,5 +208,5 @@ class Reader:
 
 
 def ready(mask: Tensor | None, state: Tensor) -> Tensor | None:
-    """The mask of what an encoder gave, (B, S, C), as a decoder's layers take it: does it hide anything?."""
+    """The mask of what an encoder gave, (B, S, C), as a decoder's layers take it: asks now whether any is padding."""
     return encoder_mask(mask, (len(state), 1, 1, state.size(1)), dtype=state.dtype)

@@ -31,13 +31,15 @@ def explained(error: Exception, model: nn.Module, args: tuple, kwargs: dict[str,
     except TypeError:  # which says itself what is wrong
         return None
     given = {name: x for name, x in given.items() if x is not None}
+    words = str(error)
     if not isinstance(error, RuntimeError):
-        return no_tensor(given, str(error))
-    if type(error) is RuntimeError and INDICES in str(error):
+        return no_tensor(given, words)
+    if type(error) is not RuntimeError:  # memory that ran out, and the like
+        return None
+    if INDICES in words:
         return no_indices(given)
-    if type(error) is RuntimeError and any(words in str(error) for words in SIZES):
-        return misfit(given, getattr(model.get_input_embeddings(), "embedding_dim", None))
-    return None
+    width = getattr(model.get_input_embeddings(), "embedding_dim", None)
+    return misfit(given, width) if any(known in words for known in SIZES) else None
 
 
 def outside(model: nn.Module) -> IndexError:
@@ -85,12 +87,14 @@ def misfit(given: dict[str, Any], width: int | None) -> ValueError | None:
     ids = given.get("input_ids", given["inputs_embeds"][..., 0] if "inputs_embeds" in given else None)
     if ids is None:
         return None
-    for name in OF_TOKENS:
-        shape = tuple(given[name].shape) if name in given else (1,)
+    for name in [name for name in OF_TOKENS if name in given]:
+        shape = tuple(given[name].shape)
         if any(own not in (1, there) for own, there in zip(shape[::-1], ids.shape[::-1], strict=False)):
             return ValueError(f"{name} has shape {shape}, expected {tuple(ids.shape)}: one for each token")
-    for name in ("decoder_input_ids", "labels"):
-        rows = given[name].shape[:1] if name in given and "encoder_outputs" not in given else ids.shape[:1]
-        if given.get(name, ids).dim() == 2 and rows != ids.shape[:1]:
-            return ValueError(f"{name} has shape {tuple(given[name].shape)}, for a batch of {len(ids)} texts")
+    if "encoder_outputs" in given:  # which are the batch, whatever the ids are
+        return None
+    for name in [name for name in ("decoder_input_ids", "labels") if name in given]:
+        shape = tuple(given[name].shape)
+        if len(shape) == 2 and shape[0] != len(ids):
+            return ValueError(f"{name} has shape {shape}, for a batch of {len(ids)} texts")
     return None

@@ -110,8 +110,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 "minihf.nn.losses.cross_entropy"
             )
         # Not in place: with retain_graph=True they are asked for again. In low precision they are taken down only now,
-        # when a loss scale has made them large enough. Else they are handed on: a GPU is waited for to know, since dw
-        # twice takes more memory than all else here.
+        # when a loss scale has made them large enough. A gradient of 1 hands them on as they are: to know it, a GPU is
+        # waited for, but a second dw would take more memory than all else here.
         same = grad.item() == 1
         gradients = (g if g is None or same else g * grad for g in ctx.saved_tensors)
         return *(g if g is None else g.to(ctx.dtype) for g in gradients), None, None, None, None

@@ -89,9 +89,9 @@ class SteadyCache(Cache):
         first = count - tokens
         whole = self.layers[0].keys  # of one shape in all layers
         batch, heads, _, channels = whole.shape
-        shape, stride, skipped = (batch, heads, tokens, channels), whole.stride(), first * channels
+        shape, stride = (batch, heads, tokens, channels), whole.stride()
         for view, storage, begin in self.views:
-            view.set_(storage, begin + skipped, shape, stride)
+            view.set_(storage, begin + first * stride[2], shape, stride)
         if self.hidden is not None:
             whole, view = self.hidden
             view.set_(whole.untyped_storage(), first, (*whole.shape[:3], tokens), whole.stride())
